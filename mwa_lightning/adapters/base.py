@@ -1,0 +1,44 @@
+"""What every adapter method is: a rule that puts modules on a backbone's sites and says what else trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.backbones.sites import Site, Stream
+from mwa_lightning.errors import ConfigError
+
+
+class AdapterMethod(nn.Module):
+    """Base of the methods. A method owns its modules (`adapter.*`), whatever slots they fill.
+
+    Subclasses implement `attach`; its work begins from a frozen backbone and heads that train.
+    """
+
+    # Names (in the whole model) of trainable parameters that a task may leave without a gradient.
+    declared_unused: frozenset[str] = frozenset()
+
+    def attach(self, backbone: Multiway, heads: nn.Module, *, streams: Sequence[Stream]) -> None:
+        """Put modules on the sites of `streams` and set what trains, in the backbone and in the heads too.
+
+        Raises ConfigError naming method, backbone and site if a site that the method requires is missing.
+        """
+        backbone.requires_grad_(False)
+        heads.requires_grad_(True)
+        self.place(backbone, heads, streams)
+
+    def place(self, backbone: Multiway, heads: nn.Module, streams: Sequence[Stream]) -> None:
+        """The method's own part of `attach`."""
+        raise NotImplementedError
+
+    def require(self, backbone: Multiway, sites: Iterable[Site], what: str) -> list[Site]:
+        """The given sites, as a list. Raises ConfigError if there are none."""
+        found = list(sites)
+        if not found:
+            raise ConfigError(
+                f"{type(self).__name__} needs {what}, and {backbone.name} offers none for this task; "
+                "choose another adapter or change adapter.first_layer"
+            )
+        return found

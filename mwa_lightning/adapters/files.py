@@ -1,0 +1,102 @@
+"""`adapter.safetensors`: what was trained and nothing else, with where it belongs in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mwa_lightning.adapters.released import read_released
+from mwa_lightning.errors import CheckpointError
+
+FORMAT = "mwa_lightning adapter 1"
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters by name, detached."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_adapter(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, Any]) -> None:
+    """Write trained tensors with metadata: `method`, `backbone`, `fingerprint`, `version`, `config` (the adapter's node).
+
+    Values that are not strings are written as JSON. The file is written to a temporary name and renamed.
+    """
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, {"format": FORMAT, **text})
+    os.replace(temporary, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of an adapter file. Raises CheckpointError if it is missing or none of ours."""
+    return _read(path)[1]
+
+
+def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
+    """Fill the model's trainable parameters from an adapter file; the key sets and shapes must be equal.
+
+    The file is ours (`.safetensors`), or a `.pth` of the released MultiWay-Adapter code; the latter may lack heads, and
+    then those of the model stay. Raises CheckpointError if the file is missing, neither of the two, was trained on a
+    backbone with another fingerprint, or holds other tensors than those that train here.
+    """
+    if path.suffix != ".safetensors":
+        heads = {name: tensor for name, tensor in trained_state(model).items() if name.startswith("heads.")}
+        fill_trainable(model, heads | read_released(path), origin=str(path))
+        return
+    state, metadata = _read(path)
+    if metadata["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{path}: trained on {metadata['backbone']} with weights {metadata['fingerprint'][:12]}, this backbone has "
+            f"{fingerprint[:12]}; give the backbone.checkpoint that it was trained on"
+        )
+    fill_trainable(model, state, origin=str(path))
+
+
+def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copy tensors into the trainable parameters of the same names.
+
+    Raises CheckpointError, naming both lists, if the names or shapes are not the same; nothing is changed then.
+    """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    missing = sorted(trainable.keys() - state.keys())
+    unexpected = sorted(state.keys() - trainable.keys())
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(trainable[name].shape)}"
+        for name in sorted(trainable.keys() & state.keys())
+        if state[name].shape != trainable[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        problems = [("missing", missing), ("not expected", unexpected), ("of another shape", misshapen)]
+        detail = "; ".join(f"{what}: {_shorten(names)}" for what, names in problems if names)
+        raise CheckpointError(f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(state[name])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such adapter file; give the adapter.safetensors of a run directory")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); is it cut short?") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an adapter file of this package (it has no '{FORMAT}' mark)")
+    return state, metadata
+
+
+def _shorten(names: list[str], most: int = 4) -> str:
+    """A few names and the count of the others."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

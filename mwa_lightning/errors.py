@@ -1,0 +1,29 @@
+"""The exceptions that a person is meant to read: one line each, saying what, where and what to do."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run: an unknown key, a value out of range, parts that do not fit."""
+
+
+class DataError(UserError):
+    """A data set, file or sample that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read, or that belongs to another model."""
+
+
+class TrainingError(UserError):
+    """A run that must not go on: a non-finite loss, a parameter without a gradient."""
+
+
+class ExpectationMissed(UserError):
+    """A figure outside the tolerance around the published one."""
+
+    exit_code = 3
