@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.released import read_released
@@ -25,14 +25,25 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapter(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, Any]) -> None:
-    """Write trained tensors with metadata: `method`, `backbone`, `fingerprint`, `version`, `config` (the adapter's node).
+    """Write trained tensors with metadata: `method`, `backbone`, `fingerprint`, `version`, `config` (of the adapter).
 
     Values that are not strings are written as JSON. The file is written to a temporary name and renamed.
     """
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    content = memoryview(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+    header = json.loads(bytes(content[8 : (end := 8 + int.from_bytes(content[:8], "little"))]))
+    # Written by hand: the library puts metadata in another order every time, and equal runs leave equal bytes.
+    packed = json.dumps({"__metadata__": dict(sorted({"format": FORMAT, **text}.items())), **header}).encode()
+    packed += b" " * (-len(packed) % 8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, {"format": FORMAT, **text})
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines((len(packed).to_bytes(8, "little"), packed, content[end:]))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -76,7 +87,9 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
     if missing or unexpected or misshapen:
         problems = [("missing", missing), ("not expected", unexpected), ("of another shape", misshapen)]
         detail = "; ".join(f"{what}: {_shorten(names)}" for what, names in problems if names)
-        raise CheckpointError(f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with")
+        raise CheckpointError(
+            f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with"
+        )
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(state[name])
@@ -88,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); is it cut short?") from error
     if metadata.get("format") != FORMAT:

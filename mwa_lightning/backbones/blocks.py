@@ -84,7 +84,8 @@ class Attention(nn.Module):
         mixed = mixed.transpose(1, 2).flatten(2)  # (b, m, d)
         parts = mixed.split([tokens.shape[1] for tokens in segments.values()], dim=1)
         return {
-            stream: self.output[stream](self.inner_norm[stream](part)) for stream, part in zip(segments, parts, strict=True)
+            stream: self.output[stream](self.inner_norm[stream](part))
+            for stream, part in zip(segments, parts, strict=True)
         }
 
 
@@ -127,9 +128,7 @@ class Block(nn.Module):
         self.attention_norm = routed(streams, lambda: nn.LayerNorm(width, eps=norm_epsilon))
         self.attention = Attention(width=width, heads=heads, streams=streams, norm_epsilon=norm_epsilon)
         self.ffn_norm = routed(streams, lambda: nn.LayerNorm(width, eps=norm_epsilon))
-        self.ffn = routed(
-            streams, lambda: FeedForward(width=width, hidden_width=ffn_width, norm_epsilon=norm_epsilon)
-        )
+        self.ffn = routed(streams, lambda: FeedForward(width=width, hidden_width=ffn_width, norm_epsilon=norm_epsilon))
         # A plain dict, so that the modules in it are not registered here.
         self.slots: dict[Place, SlotModule] = {}
 

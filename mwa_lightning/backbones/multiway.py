@@ -67,6 +67,9 @@ class Multiway(nn.Module):
         {"vision_embedding.cls_token", "vision_embedding.positions", "text_embedding.positions"}
     )
 
+    image_mean: Tensor
+    image_std: Tensor
+
     def __init__(
         self,
         *,

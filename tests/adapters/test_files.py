@@ -43,7 +43,9 @@ def test_round_trip__restores_the_trained_bytes_and_leaves_the_frozen(tmp_path: 
 
 def test_load__refuses_another_backbone(tmp_path: Path) -> None:
     path = write(tmp_path, Model())
-    with pytest.raises(CheckpointError, match="trained on probe with weights ffffffffffff, this backbone has 000000000000"):
+    with pytest.raises(
+        CheckpointError, match="trained on probe with weights ffffffffffff, this backbone has 000000000000"
+    ):
         load_adapter(path, Model(), fingerprint="0" * 64)
 
 

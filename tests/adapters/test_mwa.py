@@ -109,7 +109,9 @@ def test_enhancer__is_one_module_a_layer_shared_by_the_streams() -> None:
     adapter = attach(backbone, mid_dim=4, enhancer_dim=6, first_layer=1)
     assert sorted(adapter.enhancers) == ["1", "2"]
     for layer in (1, 2):
-        fillers = {place.stream: module for place, module in backbone.blocks[layer].slots.items() if place.slot == "on_top"}
+        fillers = {
+            place.stream: module for place, module in backbone.blocks[layer].slots.items() if place.slot == "on_top"
+        }
         assert fillers["vision"] is fillers["text"] is adapter.enhancers[str(layer)]
     assert not backbone.blocks[0].slots
 

@@ -1,0 +1,175 @@
+"""Checkpoint files: what is read, and that nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from mwa_lightning.backbones.checkpoints.reading import read_state
+from mwa_lightning.errors import CheckpointError
+
+STATE = {"one": torch.arange(3.0), "two": torch.ones(2, 2, dtype=torch.bfloat16)}
+
+
+class Running:
+    """Unpickles by calling a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+def assert_is_state(read: dict[str, torch.Tensor]) -> None:
+    assert read.keys() == STATE.keys()
+    assert all(
+        torch.equal(read[name], STATE[name]) and read[name].dtype == STATE[name].dtype for name in STATE
+    )
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_state(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("key", ["model", "module", None])
+def test_read_state__official_layouts(tmp_path: Path, key: str | None, zipped: bool) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({key: STATE, "epoch": 3} if key else STATE, path, _use_new_zipfile_serialization=zipped)
+    assert_is_state(read_state(path))
+
+
+def test_read_state__model_goes_before_module(tmp_path: Path) -> None:
+    torch.save({"module": {"other": torch.zeros(1)}, "model": STATE}, tmp_path / "weights.pt")
+    assert_is_state(read_state(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_read_state__arguments_of_a_run_beside_the_tensors(tmp_path: Path, zipped: bool) -> None:
+    arguments = argparse.Namespace(
+        lr=np.float64(1e-3), small=np.float32(2), steps=np.int64(7), flag=np.bool_(True), dtype=np.dtype("float16"),
+        output=pathlib.Path("/runs/1"), pure=pathlib.PureWindowsPath("C:/runs"), device=torch.device("cpu"),
+    )  # fmt: skip
+    path = tmp_path / "weights.pth"
+    torch.save({"model": STATE, "args": arguments}, path, _use_new_zipfile_serialization=zipped)
+    assert_is_state(read_state(path))
+
+
+def test_read_state__names_of_older_numpy_and_newer_pathlib(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    arguments = {"lr": np.float64(1e-3), "output": pathlib.Path("/runs/1")}
+    torch.save({"model": STATE, "args": arguments}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"cnumpy._core.multiarray\n" in content
+    content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    content = content.replace(b"cpathlib\nPosixPath\n", b"cpathlib._local\nWindowsPath\n")
+    path.write_bytes(content)
+    assert_is_state(read_state(path))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "renamed.bin"])
+def test_read_state__safetensors_are_told_by_content(tmp_path: Path, name: str) -> None:
+    save_file(STATE, tmp_path / name)
+    assert_is_state(read_state(tmp_path / name))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_read_state__file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, zipped: bool) -> None:
+    witness = tmp_path / "witness"
+    path = tmp_path / "weights.pth"
+    running = {
+        f"{os.system.__module__}.system": Running(os.system, f"touch {witness}"),
+        "eval": Running(eval, f"open({str(witness)!r}, 'w')"),
+        "omegaconf.dictconfig.DictConfig": OmegaConf.create({"a": 1}),
+    }
+    for name, value in running.items():
+        torch.save({"model": STATE, "args": value}, path, _use_new_zipfile_serialization=zipped)
+        assert f"it asks for {name}," in refused(path)
+        assert not witness.exists()
+
+
+def test_read_state__bare_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    path = tmp_path / "weights.bin"
+    path.write_bytes(pickle.dumps({"model": Running(os.system, f"touch {witness}")}, protocol=2))
+    assert f"{os.system.__module__}.system" in refused(path)
+    assert not witness.exists()
+    pickle.loads(path.read_bytes())  # the file does what it is meant to do where nobody stops it
+    assert witness.exists()
+
+
+def test_read_state__torchscript_names_the_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "scripted.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    message = refused(path)
+    assert "TorchScript" in message
+    assert "model.safetensors" in message
+
+
+def test_read_state__missing_folder_empty(tmp_path: Path) -> None:
+    assert "no such checkpoint" in refused(tmp_path / "absent.pth")
+    assert "a folder" in refused(tmp_path)
+    (tmp_path / "empty.pth").touch()
+    assert "an empty file" in refused(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "old.pth", "weights.safetensors"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_read_state__cut_short(tmp_path: Path, name: str, share: float) -> None:
+    path = tmp_path / name
+    state = {"one": torch.randn(40, 40), "two": torch.randn(40)}
+    if path.suffix == ".pth":
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=name != "old.pth")
+    else:
+        save_file(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "again" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<!DOCTYPE html><html></html>", b"\x00" * 100, b"PK\x03\x04 no zip", b"version https://git-lfs"],
+)
+def test_read_state__another_kind_of_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    assert "not a whole checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([torch.ones(1)], "holds no tensors by name"),
+        ({"model": {}}, "holds no tensors by name"),
+        ({"model": 3}, "holds no tensors by name"),
+        ({"state_dict": STATE, "epoch": 3}, "its entry 'state_dict' is no tensor but dict"),
+        ({"model": {"one": torch.ones(1), "two": 2}}, "its entry 'two' is no tensor but int"),
+    ],
+)
+def test_read_state__no_state_dict(tmp_path: Path, content: object, said: str) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    assert said in refused(path)
+
+
+def test_read_state__asset_that_the_package_has_not() -> None:
+    with pytest.raises(CheckpointError, match=r"asset://absent.safetensors: the package ships no such file"):
+        read_state("asset://absent.safetensors")
