@@ -1,0 +1,174 @@
+"""A look at every file of a data set, before a run does it: all problems at once, with counts and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.problems import Problem, Problems
+from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.sources import Source, find_source
+from mwa_lightning.errors import DataError
+
+_SPLITS = ("train", "val", "test")
+_IMAGES_A_TASK = 64
+
+
+class SplitCount(NamedTuple):
+    """How large a split is, and a hash over its image names in file order."""
+
+    name: str
+    images: int
+    captions: int
+    names_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found in a data set."""
+
+    layout: str
+    annotations: Path | None
+    annotations_sha256: str | None
+    splits: list[SplitCount]
+    problems: list[Problem]
+    shared_pictures: list[str]
+
+    @property
+    def fatal(self) -> bool:
+        """Whether a run would fail; the same picture in two splits is none of its business."""
+        return bool(self.problems)
+
+
+def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
+    """Read the annotations of a data set and decode each of its images.
+
+    Args:
+        data: Its configuration: `layout`, `root`, and where given `annotations`, `images` and `exif`.
+        workers: Processes that decode images; 0 = decode here.
+    """
+    problems = Problems(collect=True)
+    try:
+        source = find_source(
+            layout=data["layout"],
+            root=data.get("root"),
+            annotations=data.get("annotations"),
+            images=data.get("images"),
+        )
+    except DataError as error:
+        return Report(
+            layout=data["layout"],
+            annotations=None,
+            annotations_sha256=None,
+            splits=[],
+            problems=[Problem("not found", str(error))],
+            shared_pictures=[],
+        )
+    splits = source.read(problems)
+    for name in _SPLITS:
+        if name not in splits:
+            problems.add("empty split", f"{source.annotations}: the split {name} has no items: add some")
+    digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers)
+    return Report(
+        layout=source.layout,
+        annotations=source.annotations,
+        annotations_sha256=_file_sha256(source),
+        splits=[_count(split) for split in splits.values()],
+        problems=problems.found,
+        shared_pictures=list(_shared(splits.values(), digests)),
+    )
+
+
+def format_report(report: Report, *, most: int = 20) -> str:
+    """The report for people.
+
+    Args:
+        report: What was found.
+        most: How many problems of a kind to print.
+    """
+    lines = [f"data={report.layout}"]
+    if report.annotations is not None:
+        lines.append(f"annotations {report.annotations}, sha256 {report.annotations_sha256}")
+    lines += [
+        f"{split.name}: {split.images:,} images, {split.captions:,} captions, sha256 of names {split.names_sha256}"
+        for split in report.splits
+    ]
+    for kind, count in Counter(problem.kind for problem in report.problems).items():
+        lines.append(f"{kind}: {count:,}")
+        lines += _some([problem.message for problem in report.problems if problem.kind == kind], most)
+    if report.shared_pictures:
+        lines.append(f"same picture in two splits (a run goes on all the same): {len(report.shared_pictures):,}")
+        lines += _some(report.shared_pictures, most)
+    lines.append(f"{len(report.problems):,} problems" if report.problems else "no problems")
+    return "\n".join(lines)
+
+
+def _some(messages: list[str], most: int) -> list[str]:
+    more = len(messages) - most
+    return [f"  {message}" for message in messages[:most]] + ([f"  and {more:,} more"] if more > 0 else [])
+
+
+def _count(split: RetrievalSplit) -> SplitCount:
+    names = hashlib.sha256("\n".join(split.pictures.names).encode("utf-8"))
+    return SplitCount(split.name, len(split.pictures), len(split.captions), names.hexdigest())
+
+
+def _file_sha256(source: Source) -> str:
+    with source.annotations.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _examine_images(
+    splits: Mapping[str, RetrievalSplit], reader: ImageReader, problems: Problems, workers: int
+) -> dict[str, bytes]:
+    """Decode each image once; the digest of each that can be."""
+    paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
+    digests = {}
+    for path, (digest, problem) in zip(paths, _examined(paths, reader, workers), strict=True):
+        if problem is not None:
+            problems.add(*problem)
+        elif digest is not None:
+            digests[path] = digest
+    return digests
+
+
+def _examined(paths: list[str], reader: ImageReader, workers: int) -> Iterator[tuple[bytes | None, Problem | None]]:
+    examine = partial(_examine, reader=reader)
+    if not workers:
+        yield from map(examine, paths)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(examine, paths, chunksize=_IMAGES_A_TASK)
+
+
+def _examine(path: str, *, reader: ImageReader) -> tuple[bytes | None, Problem | None]:
+    """A digest of the pixels, which tells a picture in whatever file, or what is wrong with it."""
+    try:
+        image = reader(path)
+    except DataError as error:
+        kind = "unreadable image" if os.path.isfile(path) else "missing image"  # noqa: PTH113
+        if kind == "unreadable image" and not Path(path).stat().st_size:
+            kind = "image of 0 bytes"
+        return None, Problem(kind, str(error))
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
+    return digest.digest(), None
+
+
+def _shared(splits: Iterable[RetrievalSplit], digests: Mapping[str, bytes]) -> Iterator[str]:
+    first: dict[bytes, tuple[str, str]] = {}
+    for split in splits:
+        for picture in split.pictures:
+            digest = digests.get(picture.path)
+            if digest is None:
+                continue
+            other_split, other_name = first.setdefault(digest, (split.name, picture.name))
+            if other_split != split.name:
+                yield f"{other_name} ({other_split}) and {picture.name} ({split.name})"

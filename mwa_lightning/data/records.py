@@ -1,0 +1,210 @@
+"""What a retrieval data set is in memory, and the batches that leave the loaders.
+
+Annotations of 600,000 captions are kept as a few arrays and one buffer of text, not as a million Python
+objects: they load in seconds, cost tens of megabytes and are shared, not copied, by worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Picture(NamedTuple):
+    """One image: its file, its number (unique over the data set) and its name in the annotations."""
+
+    path: str
+    image_id: int
+    name: str
+
+
+class Caption(NamedTuple):
+    """One caption: its text, its number, and the place of its image in the split."""
+
+    text: str
+    caption_id: int
+    image_index: int
+
+
+class TrainBatch(NamedTuple):
+    """Image-caption pairs: images uint8 (b, 3, S, S), ids and mask (b, n), image_ids (b,), and names."""
+
+    images: Tensor
+    ids: Tensor
+    mask: Tensor
+    image_ids: Tensor
+    sample_ids: list[str]
+
+
+class ImageBatch(NamedTuple):
+    """Images of a split in file order: uint8 (b, 3, S, S), and their places in the split (b,)."""
+
+    images: Tensor
+    image_index: Tensor
+
+
+class TextBatch(NamedTuple):
+    """Captions of a split in file order: ids and mask (b, n), their places and those of their images (b,)."""
+
+    ids: Tensor
+    mask: Tensor
+    text_index: Tensor
+    image_index: Tensor
+
+
+class Strings(Sequence[str]):
+    """A read-only list of strings in one buffer.
+
+    Args:
+        texts: The strings. Halves of surrogate pairs, which no encoding can carry, become question marks.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        self._buffer = b"".join(encoded)
+        self._ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = _place(index, len(self))
+        start = int(self._ends[place - 1]) if place else 0
+        return self._buffer[start : int(self._ends[place])].decode("utf-8")
+
+
+class Pictures(Sequence[Picture]):
+    """The images of a split, in file order.
+
+    Args:
+        folder: What the paths are relative to.
+        paths: Path of each image, relative to `folder` or absolute.
+        names: Name of each image in the annotations.
+        image_ids: Number of each image.
+    """
+
+    def __init__(
+        self, *, folder: PurePath | str, paths: Iterable[str], names: Iterable[str], image_ids: Iterable[int]
+    ) -> None:
+        self.folder = PurePath(folder)
+        self.paths = Strings(paths)
+        self.names = Strings(names)
+        self.image_ids = np.fromiter(image_ids, dtype=np.int64)
+        assert len(self.paths) == len(self.names) == len(self.image_ids)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = _place(index, len(self))
+        path = str(self.folder / self.paths[place])
+        return Picture(path=path, image_id=int(self.image_ids[place]), name=self.names[place])
+
+
+class Captions(Sequence[Caption]):
+    """The captions of a split, in file order.
+
+    Args:
+        texts: The captions.
+        caption_ids: Number of each caption.
+        image_index: Place of its image in the split.
+    """
+
+    def __init__(self, *, texts: Iterable[str], caption_ids: Iterable[int], image_index: Iterable[int]) -> None:
+        self.texts = Strings(texts)
+        self.caption_ids = np.fromiter(caption_ids, dtype=np.int64)
+        self.image_index = np.fromiter(image_index, dtype=np.int64)
+        assert len(self.texts) == len(self.caption_ids) == len(self.image_index)
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    @overload
+    def __getitem__(self, index: int) -> Caption: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Caption]: ...
+    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = _place(index, len(self))
+        return Caption(
+            text=self.texts[place],
+            caption_id=int(self.caption_ids[place]),
+            image_index=int(self.image_index[place]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSplit:
+    """One part of a data set: its images and its captions, both in file order."""
+
+    name: str
+    pictures: Pictures
+    captions: Captions
+
+    def sample_id(self, caption_index: int) -> str:
+        """Name of an image-caption pair for people, as in `COCO_val2014_000000391895.jpg#770337`."""
+        picture = self.pictures.names[int(self.captions.image_index[caption_index])]
+        return f"{picture}#{int(self.captions.caption_ids[caption_index])}"
+
+
+class SplitBuilder:
+    """Gathers a split caption by caption; an image that comes up again is the same image.
+
+    Args:
+        name: Name of the split.
+        folder: What the paths are relative to.
+    """
+
+    def __init__(self, *, name: str, folder: PurePath | str) -> None:
+        self._name = name
+        self._folder = folder
+        self._places: dict[str, int] = {}
+        self._names: list[str] = []
+        self._image_ids: list[int] = []
+        self._texts: list[str] = []
+        self._caption_ids: list[int] = []
+        self._image_index: list[int] = []
+
+    def add(self, *, path: str, name: str, image_id: int, text: str, caption_id: int) -> None:
+        """Add one caption of the image at `path`, whose name and number are those given first."""
+        place = self._places.setdefault(path, len(self._places))
+        if place == len(self._names):
+            self._names.append(name)
+            self._image_ids.append(image_id)
+        self._texts.append(text)
+        self._caption_ids.append(caption_id)
+        self._image_index.append(place)
+
+    def build(self) -> RetrievalSplit:
+        """The split with all that was added."""
+        pictures = Pictures(folder=self._folder, paths=self._places, names=self._names, image_ids=self._image_ids)
+        captions = Captions(texts=self._texts, caption_ids=self._caption_ids, image_index=self._image_index)
+        return RetrievalSplit(name=self._name, pictures=pictures, captions=captions)
+
+
+def _place(index: int, length: int) -> int:
+    """The index counted from the front."""
+    place = index + length if index < 0 else index
+    if not 0 <= place < length:
+        raise IndexError(f"index {index} of {length} entries")
+    return place

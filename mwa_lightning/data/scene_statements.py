@@ -1,0 +1,140 @@
+"""Statements about two pictures of `scenes`, in groups in which nothing but looking tells true from false."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mwa_lightning.data.scene_grammar import (
+    WORDINGS,
+    Scene,
+    Thing,
+    Wording,
+    choose,
+    phrase,
+    relations_between,
+    sample_scene,
+)
+
+Pair = tuple[Scene, Scene]
+
+_CLAIMS = ("side", "both", "one", "relation", "count", "total")
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+
+# {a} and {b}: things with their articles; {relation}: of a to b; {number}: how many things.
+_SENTENCES: dict[str, dict[str, tuple[str, ...]]] = {
+    "source": {
+        "side": ("There is {a} in the {side} picture.", "The {side} picture contains {a}."),
+        "both": ("There is {a} in both pictures.", "Both pictures contain {a}."),
+        "one": ("Exactly one picture contains {a}.", "There is {a} in only one picture."),
+        "relation": ("In the {side} picture {a} is {relation} {b}.",),
+        "count": ("The {side} picture contains {number} shapes.",),
+        "total": ("There are {number} shapes in all.",),
+    },
+    "target": {
+        "side": ("One can find {a} in the {side} drawing.", "The {side} drawing shows {a}."),
+        "both": ("Somebody painted {a} in each drawing.", "Each drawing shows {a}."),
+        "one": ("Just one drawing shows {a}.", "Somebody painted {a} in a single drawing."),
+        "relation": ("In the {side} drawing {a} sits {relation} {b}.",),
+        "count": ("One can find {number} figures in the {side} drawing.",),
+        "total": ("Somebody painted {number} figures altogether.",),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A claim about two pictures. `things` are told by colour and shape, and by size where `sized`."""
+
+    claim: str
+    side: int
+    things: tuple[Thing, ...]
+    sized: bool
+    relation: str
+    number: int
+
+    def holds(self, pair: Pair) -> bool:
+        """Whether the claim is true of these pictures."""
+        if self.claim in ("side", "both", "one"):
+            present = [any(self._is(thing, self.things[0]) for thing in scene.things) for scene in pair]
+            return {"side": present[self.side], "both": all(present), "one": sum(present) == 1}[self.claim]
+        if self.claim == "relation":
+            first, second = self.things
+            return any(
+                self._is(a, first) and self._is(b, second) and self.relation in relations_between(a, b)
+                for a in pair[self.side].things
+                for b in pair[self.side].things
+            )
+        if self.claim == "count":
+            return len(pair[self.side].things) == self.number
+        return sum(len(scene.things) for scene in pair) == self.number
+
+    def _is(self, thing: Thing, wanted: Thing) -> bool:
+        return thing.kind == wanted.kind and (not self.sized or thing.size == wanted.size)
+
+
+def sample_statement_group(*, domain: str, generator: np.random.Generator) -> tuple[tuple[Pair, Pair], tuple[str, str]]:
+    """Two pairs of pictures and two sentences: sentence i is true of pair i and false of the other.
+
+    The second pair is the first with its sides swapped, or with one picture replaced.
+    """
+    first = (sample_scene(generator), sample_scene(generator))
+    change = generator.integers(3)
+    if change == 0:
+        second = (first[1], first[0])
+    elif change == 1:
+        second = (first[0], sample_scene(generator))
+    else:
+        second = (sample_scene(generator), first[1])
+    sentences = tuple(
+        _write(_sample_statement(true_of, false_of, generator), domain=domain, generator=generator)
+        for true_of, false_of in ((first, second), (second, first))
+    )
+    return (first, second), (sentences[0], sentences[1])
+
+
+def _sample_statement(true_of: Pair, false_of: Pair, generator: np.random.Generator) -> Statement:
+    while True:
+        statement = _propose(true_of, false_of, generator)
+        if statement.holds(true_of) and not statement.holds(false_of):
+            return statement
+
+
+def _propose(true_of: Pair, false_of: Pair, generator: np.random.Generator) -> Statement:
+    claim = choose(generator, _CLAIMS)
+    side = int(generator.integers(2))
+    if claim == "relation":
+        things = true_of[side].things
+        order = generator.permutation(len(things))[:2]
+        chosen = tuple(things[index] for index in order)
+        relation = choose(generator, relations_between(*chosen))
+    else:
+        # A thing of either pair: a statement may be true because something is not there.
+        chosen = (choose(generator, [thing for scene in (*true_of, *false_of) for thing in scene.things]),)
+        relation = ""
+    number = sum(len(scene.things) for scene in true_of) if claim == "total" else len(true_of[side].things)
+    return Statement(
+        claim=claim,
+        side=side,
+        things=chosen,
+        sized=bool(generator.random() < 0.3),
+        relation=relation,
+        number=number,
+    )
+
+
+def _write(statement: Statement, *, domain: str, generator: np.random.Generator) -> str:
+    wording: Wording = WORDINGS[domain]
+    phrases = [
+        phrase(thing, wording=wording, generator=generator, with_size=statement.sized) for thing in statement.things
+    ]
+    relation = choose(generator, wording.relations[statement.relation]) if statement.relation else ""
+    text = choose(generator, _SENTENCES[domain][statement.claim]).format(
+        a=phrases[0],
+        b=phrases[-1],
+        side=("left", "right")[statement.side],
+        relation=relation,
+        number=_NUMBERS[statement.number],
+    )
+    return text[0].upper() + text[1:]

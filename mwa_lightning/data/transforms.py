@@ -1,0 +1,127 @@
+"""From an RGB picture to the uint8 tensor that a backbone takes.
+
+A training transform is a pure function of (seed, epoch, image id), so an epoch comes out the same with any
+number of workers, and a run that is stopped and taken up again sees the pictures it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mwa_lightning.data.randaugment import rand_augment
+from mwa_lightning.errors import ConfigError
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+
+_ATTEMPTS = 10
+_STREAM = 1  # keeps these random numbers apart from those of the epoch's order
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTransform:
+    """Resizes the whole picture to a square, bicubic; its aspect is lost, as in the official code.
+
+    Args:
+        image_size: Side S of the square in pixels.
+    """
+
+    image_size: int
+
+    def __post_init__(self) -> None:
+        _check_size(self.image_size)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The picture as uint8 (3, S, S)."""
+        return to_tensor(_resize(image.convert("RGB"), self.image_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """A random crop resized to a square, a random flip, and RandAugment where asked for.
+
+    Args:
+        image_size: Side S of the square in pixels.
+        seed: Seed of the run.
+        crop_scale: Least and largest area of the crop, as shares of the picture's.
+        horizontal_flip: Mirror every second picture. Off where captions speak of left and right.
+        randaugment: Apply the official RandAugment last.
+    """
+
+    image_size: int
+    seed: int
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    horizontal_flip: bool = True
+    randaugment: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size(self.image_size)
+        smallest, largest = self.crop_scale
+        if not 0.0 < smallest <= largest <= 1.0:
+            raise ConfigError(
+                f"data.crop_scale={list(self.crop_scale)}: give two shares of the picture's area, the lesser "
+                "first, above 0 and at most 1"
+            )
+
+    def __call__(self, image: Image.Image, *, epoch: int, image_id: int) -> Tensor:
+        """The augmented picture as uint8 (3, S, S), the same for the same seed, epoch and image id."""
+        generator = _generator(self.seed, epoch, image_id)
+        box = crop_box(width=image.width, height=image.height, scale=self.crop_scale, generator=generator)
+        # The crop comes first: `resize(box=...)` would let pixels from outside the box into its edges.
+        result = _resize(image.crop(box), self.image_size)
+        if generator.random() < 0.5 and self.horizontal_flip:
+            result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.randaugment:
+            result = rand_augment(result, generator)
+        return to_tensor(result)
+
+
+def crop_box(
+    *, width: int, height: int, scale: tuple[float, float], generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower edge of a random crop.
+
+    The area is uniform within `scale`, the aspect ratio log-uniform between 3/4 and 4/3. Where ten draws do
+    not fit into the picture, it is the largest centred crop with an aspect ratio in these bounds.
+    """
+    low, high = math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1])
+    for _ in range(_ATTEMPTS):
+        area = width * height * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(low, high))
+        crop_width = round(math.sqrt(area * ratio))
+        crop_height = round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(generator.random() * (width - crop_width + 1))
+            upper = int(generator.random() * (height - crop_height + 1))
+            return left, upper, left + crop_width, upper + crop_height
+    crop_width, crop_height = width, height
+    if width / height < ASPECT_RATIOS[0]:
+        crop_height = min(height, round(width / ASPECT_RATIOS[0]))
+    elif width / height > ASPECT_RATIOS[1]:
+        crop_width = min(width, round(height * ASPECT_RATIOS[1]))
+    left, upper = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, upper, left + crop_width, upper + crop_height
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, height, width)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), resample=Image.Resampling.BICUBIC)
+
+
+def _generator(seed: int, epoch: int, image_id: int) -> np.random.Generator:
+    key = (_STREAM, epoch, image_id % 2**63)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < 1:
+        raise ConfigError(f"backbone.image_size={image_size}: give a number of pixels above 0")

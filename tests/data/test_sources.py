@@ -1,0 +1,97 @@
+"""The files of each layout are found where its users put them, or missed with a line that says what belongs there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mwa_lightning.data import sources
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.sources import LAYOUTS, cache_folder, find_source
+from mwa_lightning.errors import ConfigError, DataError
+
+
+def _files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_find_source__official(tmp_path: Path) -> None:
+    root = _files(tmp_path, "dataset_coco.json", "dataset_flickr30k.json", "flickr30k-images/1.jpg")
+    coco = find_source(layout="coco", root=root)
+    assert (coco.annotations, coco.folder) == (root / "dataset_coco.json", root)
+    flickr = find_source(layout="flickr30k", root=root)
+    assert (flickr.annotations, flickr.folder) == (root / "dataset_flickr30k.json", root / "flickr30k-images")
+    for source in (coco, flickr):
+        reader = source.image_reader(exif=None)
+        assert (reader.exif, reader.scale_deep) == (False, False)
+
+
+def test_find_source__own(tmp_path: Path) -> None:
+    root = _files(tmp_path, "mine.json", "table.csv", "photos/1.jpg")
+    karpathy = find_source(layout="karpathy", root=root, images="photos")
+    assert (karpathy.annotations, karpathy.folder) == (root / "mine.json", root / "photos")
+    for given in ({"root": root}, {"root": root / "table.csv"}, {"root": None, "annotations": root / "table.csv"}):
+        pairs = find_source(layout="pairs", **given)
+        assert (pairs.annotations, pairs.folder) == (root / "table.csv", root)
+        reader = pairs.image_reader(exif=None)
+        assert (reader.exif, reader.scale_deep) == (True, True)
+    assert pairs.image_reader(exif=False).exif is False
+
+
+def test_find_source__table_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    root = _files(tmp_path, "lists/table.jsonl")
+    assert find_source(layout="pairs", root=root, annotations="lists/table.jsonl").folder == root / "lists"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_find_source__nothing_there(tmp_path: Path, layout: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root is not set"):
+        find_source(layout=layout, root=None)
+    with pytest.raises(DataError, match=rf"data.root {tmp_path}/none does not exist: for data={layout} it holds"):
+        find_source(layout=layout, root=tmp_path / "none")
+    with pytest.raises(DataError, match=r"data.annotations"):
+        find_source(layout=layout, root=tmp_path)
+    with pytest.raises(DataError, match=rf"{tmp_path}/other.json do not exist"):
+        find_source(layout=layout, root=tmp_path, annotations="other.json")
+
+
+def test_find_source__which_file(tmp_path: Path) -> None:
+    root = _files(tmp_path, "a.csv", "b.jsonl")
+    with pytest.raises(DataError, match=r"there is: a.csv, b.jsonl: set data.annotations"):
+        find_source(layout="pairs", root=root)
+    assert find_source(layout="pairs", root=root, annotations="b.jsonl").annotations == root / "b.jsonl"
+
+
+def test_find_source__no_folder_of_images(tmp_path: Path) -> None:
+    root = _files(tmp_path, "dataset_flickr30k.json")
+    with pytest.raises(DataError, match=r"folder .*flickr30k-images of the images does not exist"):
+        find_source(layout="flickr30k", root=root)
+
+
+def test_cache_folder__places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    monkeypatch.delenv("MWA_CACHE", raising=False)
+    assert cache_folder() == Path("/x/mwa_lightning")
+    monkeypatch.setenv("MWA_CACHE", "/y")
+    assert cache_folder() == Path("/y")
+
+
+def test_prepare_scenes__made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SCENES", {"seed": 0, "train": 2, "val": 1, "test": 1})
+    sources.prepare_scenes(tmp_path / "deep" / "set", domain="target")
+    source = find_source(layout="scenes", root=tmp_path / "deep" / "set")
+    splits = source.read(Problems())
+    assert {name: len(split.captions) for name, split in splits.items()} == {"train": 10, "val": 5, "test": 5}
+    first = source.annotations.stat()
+    sources.prepare_scenes(tmp_path / "deep" / "set", domain="target")
+    assert source.annotations.stat() == first
+
+
+def test_prepare_scenes__not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"data\.root .*set cannot be made"):
+        sources.prepare_scenes(tmp_path / "file" / "set", domain="target")
