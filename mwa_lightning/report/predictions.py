@@ -1,0 +1,47 @@
+"""`predictions.safetensors`: the embeddings of a split in file order."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_predictions(
+    path: Path, *, images: Tensor, texts: Tensor, text_image: Tensor, image_ids: Sequence[int] | Sequence[str]
+) -> None:
+    """Write `image_embeddings`, `text_embeddings`, `image_ids`, `text_image_ids`; the file appears whole.
+
+    Args:
+        path: The file.
+        images: Embeddings (m, d) of unit length, in file order.
+        texts: Embeddings (n, d) of unit length, in file order.
+        text_image: The row in `images` of each text's image (n,).
+        image_ids: The images' ids in file order (m); ids that are strings are numbered from 0 in that order,
+            and their names go into the metadata, under `image_names`, as a JSON list.
+    """
+    assert len(image_ids) == len(images)
+    assert len(text_image) == len(texts)
+    metadata = {"format": "mwa_lightning predictions 1"}
+    if any(isinstance(image_id, str) for image_id in image_ids):
+        metadata["image_names"] = json.dumps([str(image_id) for image_id in image_ids], ensure_ascii=False)
+        ids = torch.arange(len(image_ids))
+    else:
+        ids = torch.tensor([int(image_id) for image_id in image_ids], dtype=torch.int64)
+    tensors = {
+        "image_embeddings": images.detach().float().cpu().contiguous(),
+        "text_embeddings": texts.detach().float().cpu().contiguous(),
+        "image_ids": ids,
+        "text_image_ids": ids[text_image.cpu()],
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Tasks: models with heads, losses, and the LightningModules that wire them."""

@@ -1,0 +1,93 @@
+"""Losses of the tasks, in fp32 and over the global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+
+def contrastive_loss(
+    images: Tensor, texts: Tensor, *, logit_scale: Tensor, image_ids: Tensor, mask_same_image: bool
+) -> Tensor:
+    """The symmetric contrastive loss (InfoNCE) of the global batch, as this process's part of it.
+
+    With S = exp(logit_scale) * images @ texts^T of the global batch of B pairs, the loss is the mean over i
+    of -(log softmax(S[i, :])[i] + log softmax(S[:, i])[i]) / 2. A process computes the rows of its own pairs
+    against all others, times the number of processes over B: so the mean over the processes is the loss, and
+    gradients averaged over the processes (as DDP and FSDP do) are exactly those of one process with the
+    global batch, also where local batches differ in size or are empty. The scale is taken as it is:
+    `clamp_logit_scale` bounds it after the step.
+
+    Args:
+        images: Embeddings (b, d) of unit length.
+        texts: Embeddings (b, d) of unit length; row i belongs to row i of `images`.
+        logit_scale: The logarithm of the scale, ().
+        image_ids: (b,), int64, unique over the data set.
+        mask_same_image: Whether other pairs with the same image (on any process) count as neither positive
+            nor negative; if not, they are negatives, as in the official code.
+    """
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        local = torch.stack([images.float(), texts.float()], dim=1)
+        gathered, gathered_ids, offset, processes = _global_batch(local, image_ids)
+        scale = logit_scale.float().exp()
+        own = torch.arange(offset, offset + len(local), device=local.device)
+        image_to_text = scale * (local[:, 0] @ gathered[:, 1].T)
+        text_to_image = scale * (local[:, 1] @ gathered[:, 0].T)
+        if mask_same_image:
+            same = image_ids.unsqueeze(1) == gathered_ids.unsqueeze(0)
+            same = same.scatter(1, own.unsqueeze(1), False)
+            image_to_text = image_to_text.masked_fill(same, -torch.inf)
+            text_to_image = text_to_image.masked_fill(same, -torch.inf)
+        rows = functional.cross_entropy(image_to_text, own, reduction="sum")
+        columns = functional.cross_entropy(text_to_image, own, reduction="sum")
+        return (rows + columns) / 2 * (processes / len(gathered))
+
+
+@torch.no_grad()
+def clamp_logit_scale(logit_scale: nn.Parameter, *, largest: float) -> None:
+    """Bound exp(logit_scale) by `largest`, in place; a frozen scale is left alone.
+
+    It belongs after the optimizer's step: a clamp in the forward would leave the scale without a gradient,
+    and so for ever at the bound.
+    """
+    if logit_scale.requires_grad:
+        logit_scale.clamp_(max=torch.tensor(largest).log().item())
+
+
+def _global_batch(rows: Tensor, image_ids: Tensor) -> tuple[Tensor, Tensor, int, int]:
+    """Rows and ids of all processes in rank order, where this process's begin, the number of processes."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return rows, image_ids, 0, 1
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    sizes = torch.cat(counts).tolist()
+    gathered: Tensor = _GatherRows.apply(rows, sizes)
+    return gathered, _gather(image_ids, sizes), sum(sizes[: distributed.get_rank()]), len(sizes)
+
+
+def _gather(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenate the rows (b_r, ...) of every rank r, where b_r = sizes[r]."""
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _GatherRows(torch.autograd.Function):
+    """`_gather` with a gradient: each rank gets for its rows what all ranks' losses say of them, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        return _gather(rows, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        distributed.all_reduce(gradient)
+        begin = sum(ctx.sizes[: distributed.get_rank()])
+        return gradient[begin : begin + ctx.sizes[distributed.get_rank()]], None

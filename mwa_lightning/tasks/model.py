@@ -1,0 +1,101 @@
+"""A backbone, an adapter and heads as one model, and the accounts of what trains in it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from mwa_lightning.adapters.base import AdapterMethod
+from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.backbones.sites import Stream
+from mwa_lightning.tasks.heads import RetrievalHeads
+
+
+class RetrievalModel(nn.Module):
+    """Images and texts as embeddings of unit length in one space.
+
+    The constructor attaches the adapter, so the backbone's weights are read before it. Frozen modules stay in
+    eval mode whatever `train` is told. Raises ConfigError if the adapter needs sites that the backbone does
+    not have.
+    """
+
+    streams: ClassVar[tuple[Stream, ...]] = ("vision", "text")
+
+    def __init__(self, *, backbone: Multiway, adapter: AdapterMethod, heads: RetrievalHeads) -> None:
+        super().__init__()
+        adapter.attach(backbone, heads, streams=self.streams)
+        self.backbone = backbone
+        self.adapter = adapter
+        self.heads = heads
+        self.train()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Map images (b, 3, s, s), uint8 or normalised, to embeddings (b, d) of unit length, fp32."""
+        return self.heads.embed_image(self.backbone.encode_image(images))
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Map ids (b, n), int64, with mask (b, n), True on real tokens, to unit embeddings (b, d), fp32."""
+        return self.heads.embed_text(self.backbone.encode_text(ids, mask))
+
+    def train(self, mode: bool = True) -> Self:
+        """Put what trains into `mode`, and all that is frozen into eval mode."""
+        _set_mode(self, mode)
+        return self
+
+
+class PartRow(NamedTuple):
+    """One part of a model: how many of its parameters train.
+
+    `share` is of all parameters of the model; `unused` of the trainable ones are declared to get no gradient.
+    """
+
+    part: str
+    trainable: int
+    total: int
+    share: float
+    unused: int
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by name: the one list for the optimizer, the checkpoint and the reported count."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def parameter_table(model: RetrievalModel) -> list[PartRow]:
+    """One row for each part of backbone, adapter and heads; the shares add up to that of the model."""
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        row = counts.setdefault(".".join(name.split(".")[:2]), [0, 0, 0])
+        row[0] += parameter.numel() if parameter.requires_grad else 0
+        row[1] += parameter.numel()
+        row[2] += parameter.numel() if name in model.adapter.declared_unused else 0
+    return [
+        PartRow(part, trainable, total, trainable / everything, unused)
+        for part, (trainable, total, unused) in counts.items()
+    ]
+
+
+def parameter_figures(model: RetrievalModel) -> dict[str, float]:
+    """`params/trainable` (heads and logit scale included), `params/total`, `params/adapter_share`.
+
+    The share is a fraction: parameters added by the adapter over those of the backbone.
+    """
+    backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
+    added = sum(parameter.numel() for parameter in model.adapter.parameters())
+    return {
+        "params/trainable": sum(parameter.numel() for parameter in trained_parameters(model).values()),
+        "params/total": sum(parameter.numel() for parameter in model.parameters()),
+        "params/adapter_share": added / backbone,
+    }
+
+
+def _set_mode(module: nn.Module, mode: bool) -> None:
+    """`mode` for a module of which any parameter trains, and for those below it without any; else eval."""
+    parameters = list(module.parameters())
+    if parameters:
+        mode = mode and any(parameter.requires_grad for parameter in parameters)
+    module.training = mode
+    for child in module.children():
+        _set_mode(child, mode)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mwa_lightning.errors import ConfigError, ExpectationMissed
+from mwa_lightning.report.expectations import Facts, check, compare, names, published
+
+ROOT = Path(__file__).parents[2]
+OURS = Facts(
+    model="beit3_base",
+    weights="adapter.safetensors",
+    data="coco",
+    split="test",
+    resolution=224,
+    protocol="adapted, cosine scores",
+)
+
+
+@pytest.mark.parametrize("name", names())
+def test_published__every_entry_is_whole(name: str) -> None:
+    entry = published(name)
+    facts = entry.facts
+    assert all((facts.model, facts.weights, facts.data, facts.split, facts.protocol, entry.source))
+    assert facts.data in ("coco", "flickr30k", "nlvr2")
+    assert facts.data in name
+    assert facts.resolution in (None, 224, 336, 384)
+    assert isinstance(entry.verified, bool)
+    assert entry.tolerance in (0.5, 1.0)
+    expected = {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} if facts.data != "nlvr2" else {"accuracy"}
+    assert set(entry.figures) in (expected, {"i2t_r1", "t2i_r1"})
+    assert all(30 < value <= 100 for value in entry.figures.values())
+
+
+def test_names__discovered() -> None:
+    assert len(names()) == 69
+    assert len(set(names())) == 69
+
+
+def test_published__figures_as_printed_by_the_authors() -> None:
+    assert published("beit3_large_flickr30k").figures == {"i2t_r1": 97.2, "t2i_r1": 88.1}
+    assert published("beit3_base_indomain_nlvr2_test").figures == {"accuracy": 85.3}
+    # One source prints the COCO row of this model again for Flickr30K.
+    assert published("albef_flickr30k").figures["i2t_r1"] == 95.9
+    clip = published("clip_l14_336_coco_zero_shot").figures
+    assert list(clip.values()) == [57.9, 81.2, 87.9, 37.1, 61.6, 71.5]
+
+
+def test_published__unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean beit3_base_coco\? One of: beit3_base_coco, ") as raised:
+        published("beit3-base-coco")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match="did you mean"):
+        published("")
+
+
+class TestCompare:
+    @pytest.mark.parametrize(
+        ("distance", "within"), [(0.0, True), (0.5, True), (-0.5, True), (0.51, False), (-0.51, False)]
+    )
+    def test_compare__tolerance_either_way(self, distance: float, within: bool) -> None:
+        metrics = {"test/i2t_r1": 79.1 + distance, "test/t2i_r1": 61.4, "test/i2t_r5": 0.0}
+        comparison = compare("beit3_base_coco", metrics, OURS)
+        assert [row.figure for row in comparison.rows] == ["i2t_r1", "t2i_r1"]
+        assert comparison.rows[0].within is within
+        assert comparison.rows[0].difference == pytest.approx(distance)
+        assert comparison.rows[1].within
+        if within:
+            check(comparison)
+        else:
+            with pytest.raises(
+                ExpectationMissed, match=r"1 of 2 figures .* farthest i2t_r1, ours 7.*published 79\.10"
+            ) as raised:
+                check(comparison)
+            assert raised.value.exit_code == 3
+            assert "\n" not in str(raised.value)
+
+    def test_check__names_the_farthest(self) -> None:
+        metrics = {"val/i2t_r1": 78.0, "val/t2i_r1": 20.0}
+        with pytest.raises(ExpectationMissed, match=r"2 of 2 .* farthest t2i_r1"):
+            check(compare("beit3_base_coco", metrics, OURS, prefix="val/"))
+
+    def test_compare__not_a_number_is_a_miss(self) -> None:
+        metrics = {"test/i2t_r1": float("nan"), "test/t2i_r1": 61.4}
+        with pytest.raises(ExpectationMissed):
+            check(compare("beit3_base_coco", metrics, OURS))
+
+    def test_compare__of_another_task(self) -> None:
+        with pytest.raises(ConfigError, match="this evaluation has no test/accuracy; the result is of nlvr2"):
+            compare("vilt_nlvr2_test", {"test/i2t_r1": 1.0}, OURS)
+
+
+def test_import__without_torch() -> None:
+    script = (
+        "import sys; from mwa_lightning.report import expectations, tables; expectations.names(); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
