@@ -1,0 +1,1 @@
+"""Training and evaluation: optimizer, guards, checkpoints, the run directory."""

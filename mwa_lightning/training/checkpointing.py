@@ -1,0 +1,137 @@
+"""Checkpoints of a run: what trains, optimizer, loops and position in the data, whole or not at all.
+
+A checkpoint counts as whole if its SHA-256 is in `checkpoints/sha256.txt` (under whatever name: files are
+renamed after that is written). So whenever the run is killed, the last or the previous checkpoint is whole
+and known, and one that was cut short is not. `sha256sum -c sha256.txt` checks them by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from mwa_lightning.errors import CheckpointError
+from mwa_lightning.training.run_directory import write_atomically
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+SUMS = "sha256.txt"
+
+
+class CheckpointFiles(CheckpointIO):
+    """Writes and reads the checkpoints of one directory; Lightning's plugin for it.
+
+    Writing `last.ckpt` moves the one before to `previous.ckpt`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint under a temporary name, flush it to the disk and rename it."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            sums = [pair for pair in self._sums() if pair[1] != path.name]
+            # A last checkpoint that is cut short must not push the whole one before it away.
+            rotate = path.name == LAST and path.is_file() and self._is_whole(path)
+            if rotate:
+                sums = [pair for pair in sums if pair[1] != PREVIOUS] + [(_digest(path), PREVIOUS)]
+            self._write_sums([*sums, (_digest(temporary), path.name)])
+            if rotate:
+                path.replace(path.with_name(PREVIOUS))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; tensors and plain Python only, so nothing in it can run.
+
+        Raises CheckpointError if it is missing or cut short.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint; give last.ckpt, previous.ckpt or best.ckpt of a run")
+        if not self._is_whole(path):
+            raise CheckpointError(
+                f"{path}: cut short or changed (its SHA-256 is not in {SUMS}); use another checkpoint"
+            )
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+    def keep_as_best(self) -> None:
+        """Copy `last.ckpt` to `best.ckpt`."""
+        best = self.directory / BEST
+        temporary = best.with_name(f".{best.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(self.directory / LAST, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            sums = self._sums()
+            best_sums = [(digest, BEST) for digest, name in sums if name == LAST]
+            self._write_sums([pair for pair in sums if pair[1] != BEST] + best_sums)
+            temporary.replace(best)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, None if there is none; a broken one is named in the log."""
+        for name in (LAST, PREVIOUS):
+            path = self.directory / name
+            if not path.is_file():
+                continue
+            if self._is_whole(path):
+                return path
+            log.warning("%s is cut short or changed; using the checkpoint before it", path)
+        return None
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the file is one that was written to its end, whatever it was called then."""
+        return _digest(path) in {digest for digest, _ in self._sums()}
+
+    def _sums(self) -> list[tuple[str, str]]:
+        """Sums and names, as `sha256sum` writes them."""
+        path = self.directory / SUMS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [(line[:64], line[66:]) for line in lines]
+
+    def _write_sums(self, sums: list[tuple[str, str]]) -> None:
+        text = "".join(f"{digest}  {name}\n" for digest, name in sorted(sums, key=lambda pair: pair[1]))
+        write_atomically(self.directory / SUMS, text.encode())
+
+
+def check_keys(state: Iterable[str], trained: Iterable[str], *, origin: Path) -> None:
+    """Compare the tensors of a checkpoint with what trains. Raises CheckpointError naming the differences."""
+    have, want = set(state), set(trained)
+    if have == want:
+        return
+    problems = [
+        f"{what}: {', '.join(sorted(names)[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        for what, names in (("missing", want - have), ("not expected", have - want))
+        if names
+    ]
+    raise CheckpointError(f"{origin}: does not fit what trains here ({'; '.join(problems)}); choose another run_dir")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

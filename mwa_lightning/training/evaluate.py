@@ -1,0 +1,78 @@
+"""An evaluation from its configuration to its table."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mwa_lightning.adapters.none import NoAdapter
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.expectations import Facts, check, compare, published
+from mwa_lightning.report.tables import closing_table, comparison_table
+from mwa_lightning.tasks.model import RetrievalModel, parameter_figures
+from mwa_lightning.training.build import build_model
+from mwa_lightning.training.console import console, show
+from mwa_lightning.training.quiet import quiet
+from mwa_lightning.training.run_directory import RunDirectory, choose
+from mwa_lightning.training.setup import check_device, evaluate_model, make_data, reproducible
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Evaluate a model on a split, every sample of it; returns the figures of `metrics.json`.
+
+    The figures stand under the name of the split (`test/i2t_r1`). The directory gets config.yaml,
+    metrics.json, train.log and, with `save_predictions`, predictions.safetensors.
+
+    Raises ConfigError, DataError or CheckpointError for what the user can mend, ExpectationMissed if `expect`
+    names a published result and ours lies outside its tolerance.
+    """
+    with quiet(), console(), reproducible(config):
+        expected = config.get("expect")
+        if expected is not None:
+            published(expected)
+        check_device(config)
+        run = choose(config, name=f"{config.name or 'run'}_evaluation")
+        _refuse_training_run(run)
+        model, tokenizer = build_model(config)
+        data = make_data(config, tokenizer, stages=("test",))
+        run.create(checkpoints=False)
+        run.write_config(config)
+        with run.logging():
+            figures = evaluate_model(config, model, data, run, prefix=config.split, predictions=config.save_predictions)
+            figures |= parameter_figures(model)
+            run.write_metrics(figures)
+            show(closing_table(figures, split=config.split))
+            log.info("run directory: %s", run.path)
+            if expected is not None:
+                comparison = compare(expected, figures, _facts(config, model), prefix=f"{config.split}/")
+                show(comparison_table(comparison))
+                check(comparison)
+        return figures
+
+
+def _refuse_training_run(run: RunDirectory) -> None:
+    """Raise ConfigError if the figures of a training run would be overwritten."""
+    if run.checkpoints.is_dir() or run.adapter.is_file():
+        raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
+
+
+def _facts(config: DictConfig, model: RetrievalModel) -> Facts:
+    """What our figures are of."""
+    weights = Path(str(config.backbone.checkpoint)).name
+    if not isinstance(model.adapter, NoAdapter):
+        adapter = config.adapter.checkpoint
+        weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} " + (
+            f"from {Path(adapter).name}" if adapter else "freshly made"
+        )
+    return Facts(
+        model=str(config.backbone.name),
+        weights=weights,
+        data=str(config.data.layout),
+        split=str(config.split),
+        resolution=int(config.backbone.image_size),
+        protocol="zero-shot, cosine scores" if isinstance(model.adapter, NoAdapter) else "adapted, cosine scores",
+    )

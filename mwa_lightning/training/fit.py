@@ -1,0 +1,220 @@
+"""A training run from its configuration to its last table."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from omegaconf import DictConfig, OmegaConf
+
+from mwa_lightning.adapters.files import load_adapter
+from mwa_lightning.adapters.none import NoAdapter
+from mwa_lightning.data.datamodule import RetrievalDataModule
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.tables import closing_table, parts_table
+from mwa_lightning.tasks.model import RetrievalModel, parameter_figures, parameter_table
+from mwa_lightning.tasks.retrieval import RetrievalTask
+from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
+from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
+from mwa_lightning.training.checkpointing import CheckpointFiles, check_keys
+from mwa_lightning.training.console import console, show
+from mwa_lightning.training.ema import WeightAverage
+from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
+from mwa_lightning.training.loggers import TableLogger, make_loggers
+from mwa_lightning.training.optim import make_optimizer, make_scheduler
+from mwa_lightning.training.quiet import quiet
+from mwa_lightning.training.run_directory import RunDirectory, choose
+from mwa_lightning.training.setup import (
+    check_device,
+    evaluate_model,
+    make_data,
+    make_task,
+    make_trainer,
+    reproducible,
+)
+
+log = logging.getLogger(__name__)
+
+
+def fit(config: DictConfig) -> dict[str, float]:
+    """Train, evaluate the best epoch, leave a complete run directory; returns what `metrics.json` holds.
+
+    Everything that can be wrong with configuration, files and data is found before the run directory is made.
+    A directory that holds an earlier start of the same run is continued from its last checkpoint.
+
+    Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
+    cannot go on.
+    """
+    with quiet(), console(), reproducible(config):
+        check_device(config)
+        run = choose(config, name=config.name or "run")
+        started = run.check(config)
+        tokenizer = build_tokenizer(config)
+        data = make_data(config, tokenizer, stages=("fit", "test"))
+        backbone, heads = build_backbone(config)
+        model = attach(config, backbone, heads)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
+        run.create()
+        if not started:
+            run.write_config(config)
+        with run.logging():
+            log.info("run directory: %s", run.path)
+            return _run(config, model, data, run)
+
+
+def _run(config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory) -> dict[str, float]:
+    """The part of a run that writes."""
+    earlier = run.read_metrics()
+    figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
+    if config.training.zero_shot and not figures:
+        figures = _zero_shot(config, model, data, run)
+        run.write_metrics(figures)
+    figures |= parameter_figures(model)
+    show(parts_table(parameter_table(model)))
+
+    pace = Pace()
+    keeper = _train(config, model, data, run, pace)
+    load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
+    figures |= evaluate_model(config, model, data, run, prefix=config.split, predictions=config.save_predictions)
+    if keeper.best is not None:
+        figures[config.training.monitor] = keeper.best
+    figures["time/fit_s"] = keeper.seconds
+    # A run that was through already makes no steps: it keeps the figure that it had.
+    step = earlier.get("time/step_s") if math.isnan(pace.median) else pace.median
+    if step is not None:
+        figures["time/step_s"] = step
+    run.write_metrics(figures)
+    show(closing_table(figures, split=config.split))
+    log.info("run directory: %s", run.path)
+    return figures
+
+
+def _zero_shot(
+    config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory
+) -> dict[str, float]:
+    """The figures of backbone and heads as they were read, without the adapter."""
+    log.info("zero-shot evaluation on the %s split", config.split)
+    plain, heads = build_backbone(config)
+    untouched = RetrievalModel(backbone=plain, adapter=NoAdapter(), heads=heads)
+    del model
+    return evaluate_model(config, untouched, data, run, prefix="zero_shot")
+
+
+def _train(
+    config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory, pace: Pace
+) -> RunKeeper:
+    """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
+    loggers = make_loggers(config, run)
+    table = loggers[0]
+    assert isinstance(table, TableLogger)
+    files = CheckpointFiles(run.checkpoints)
+    keeper = RunKeeper(
+        run=run,
+        files=files,
+        table=table,
+        monitor=config.training.monitor,
+        metadata=adapter_metadata(config, model.backbone),
+        every_n_steps=config.training.checkpoint_every_n_steps,
+        patience=config.callbacks.early_stopping_patience,
+    )
+    bar = bool(config.callbacks.progress_bar) and sys.stdout.isatty()
+    trainer = make_trainer(
+        config,
+        run,
+        callbacks=_callbacks(config, model, pace, keeper, bar=bar),
+        loggers=loggers,
+        plugins=[files],
+        progress_bar=bar,
+    )
+    if config.trainer.accumulate_grad_batches > 1:
+        log.warning(
+            "trainer.accumulate_grad_batches=%d: the contrastive loss has the negatives of one batch only, "
+            "accumulation adds none",
+            config.trainer.accumulate_grad_batches,
+        )
+    task = make_task(config, model, configure=_configure(config))
+    checkpoint = _checkpoint(files, task)
+    if checkpoint is None:
+        # Figures of an earlier start that left no checkpoint are made again.
+        table.cut(0)
+        _log_settings(loggers, config)
+    else:
+        log.info("going on from %s", checkpoint)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    for logger in loggers:
+        logger.finalize("success")
+    return keeper
+
+
+def _callbacks(
+    config: DictConfig, model: RetrievalModel, pace: Pace, keeper: RunKeeper, *, bar: bool
+) -> list[pl.Callback]:
+    """All callbacks; the order matters: the keeper, which saves, sees what the others have done."""
+    callbacks: list[pl.Callback] = [
+        PositionSeeds(seed=config.seed),
+        MissingGradientGuard(declared_unused=model.adapter.declared_unused),
+        NonFiniteGuard(action=config.training.nonfinite),
+        pace,
+    ]
+    if config.training.ema_decay is not None:
+        callbacks.append(WeightAverage(decay=config.training.ema_decay))
+    if bar:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks.append(RichProgressBar(leave=False))
+    else:
+        callbacks.append(Progress())
+    return [*callbacks, keeper]
+
+
+def _configure(config: DictConfig) -> Callable[[RetrievalTask], OptimizerLRScheduler]:
+    """What makes the optimizer and the schedule once the trainer knows how long it will run."""
+
+    def configure(task: RetrievalTask) -> OptimizerLRScheduler:
+        settings = config.optim
+        optimizer = make_optimizer(
+            task.model,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            eps=settings.eps,
+            layer_decay=settings.layer_decay,
+        )
+        total = int(task.trainer.estimated_stepping_batches)
+        per_epoch = math.ceil(task.trainer.num_training_batches / task.trainer.accumulate_grad_batches)
+        scheduler = make_scheduler(
+            optimizer,
+            lr=settings.lr,
+            min_lr=settings.min_lr,
+            total_steps=total,
+            warmup_epochs=settings.warmup_epochs,
+            warmup_steps=settings.warmup_steps,
+            steps_per_epoch=per_epoch,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    return configure
+
+
+def _checkpoint(files: CheckpointFiles, task: RetrievalTask) -> Path | None:
+    """The checkpoint to go on from, known to fit."""
+    path = files.latest()
+    if path is not None:
+        trained = [name for name, parameter in task.named_parameters() if parameter.requires_grad]
+        check_keys(files.load_checkpoint(path)["state_dict"], trained, origin=path)
+    return path
+
+
+def _log_settings(loggers: list[Logger], config: DictConfig) -> None:
+    """Tell the loggers the configuration."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(settings)

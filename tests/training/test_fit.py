@@ -1,0 +1,252 @@
+"""Whole training runs at a tiny size: files, figures, determinism, continuation, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
+
+from mwa_lightning.adapters.files import read_metadata, trained_state
+from mwa_lightning.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
+from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.training import fit as fit_module
+from mwa_lightning.training.build import build_model
+from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.fit import fit
+
+MakeConfig = Callable[..., DictConfig]
+
+RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "mean_recall"}
+
+
+def rows_of(path: Path) -> list[tuple[str, str, str]]:
+    with path.open() as file:
+        rows = [(row["step"], row["name"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in rows if not row[1].startswith("time/")]
+
+
+def without_time(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if not name.startswith("time/")}
+
+
+def test_fit__leaves_a_complete_run_directory(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config("training.zero_shot=true", "save_predictions=true", "training.ema_decay=0.5")
+    before, _ = build_model(config)
+    backbone_bytes = {name: tensor.clone() for name, tensor in before.backbone.state_dict().items()}
+    figures = fit(config)
+
+    run = tmp_path / "run"
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == {
+        "config.yaml",
+        "adapter.safetensors",
+        "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        "checkpoints/best.ckpt",
+        "checkpoints/sha256.txt",
+        "metrics.csv",
+        "metrics.json",
+        "predictions.safetensors",
+        "train.log",
+    }
+    assert json.loads((run / "metrics.json").read_text()) == figures
+    expected = {f"{prefix}/{name}" for prefix in ("test", "zero_shot") for name in RECALLS}
+    expected |= {"params/trainable", "params/total", "params/adapter_share", "time/fit_s", "time/step_s"}
+    assert set(figures) == expected | {"val/mean_recall"}
+    saved = OmegaConf.load(run / "config.yaml")
+    assert saved.pop("mwa_lightning_version")
+    assert saved == config
+
+    trained = trained_state(before)
+    assert load_file(run / "adapter.safetensors").keys() == trained.keys()
+    metadata = read_metadata(run / "adapter.safetensors")
+    assert metadata["method"] == "MultiWayAdapter"
+    assert metadata["fingerprint"] == before.backbone.fingerprint
+    assert figures["params/trainable"] == sum(tensor.numel() for tensor in trained.values())
+
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["state_dict"].keys() == {f"model.{name}" for name in trained}
+    assert checkpoint["callbacks"]["WeightAverage"]["average"].keys() == trained.keys()
+    steps = [row for row in rows_of(run / "metrics.csv") if row[1] == "train/loss"]
+    assert [row[0] for row in steps] == ["0", "1", "2", "3", "4", "5"]
+
+    shown, logged = capsys.readouterr().out, (run / "train.log").read_text()
+    for text in (shown, logged):
+        assert text.index("What trains") < text.index("epoch 1 of 2") < text.index("Retrieval on the test")
+        assert "Tip" not in text
+        assert "GPU available" not in text
+    after, _ = build_model(config)
+    assert all(torch.equal(after.backbone.state_dict()[name], value) for name, value in backbone_bytes.items())
+
+
+def test_fit__frozen_bytes_stay_and_the_rest_moves(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[RetrievalModel, dict[str, torch.Tensor]]] = []
+    attach = fit_module.attach
+
+    def spy(*arguments: object) -> RetrievalModel:
+        model = attach(*arguments)
+        seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
+        return model
+
+    monkeypatch.setattr(fit_module, "attach", spy)
+    fit(make_config("trainer.max_epochs=1"))
+    model, before = seen[0]
+    trained = trained_state(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name not in trained), name
+
+
+def test_fit__same_seed_same_bytes_another_seed_others(make_config: MakeConfig, tmp_path: Path) -> None:
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fit(make_config(f"seed={seed}", "trainer.max_epochs=1", run=run))
+    a, b, c = ((tmp_path / run / "adapter.safetensors").read_bytes() for run in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_fit__zero_shot_does_not_change_the_training(make_config: MakeConfig, tmp_path: Path) -> None:
+    fit(make_config("trainer.max_epochs=1", run="without"))
+    fit(make_config("trainer.max_epochs=1", "training.zero_shot=true", run="with"))
+    a, b = ((tmp_path / run / "adapter.safetensors").read_bytes() for run in ("without", "with"))
+    assert a == b
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize(
+    ("kill_after_saves", "options"),
+    [
+        (1, ()),
+        (2, ("training.ema_decay=0.9",)),
+        (3, ()),
+        (4, ()),
+        (2, ("trainer.accumulate_grad_batches=2", "training.checkpoint_every_n_steps=1")),
+    ],
+)
+def test_fit__killed_after_a_save_and_started_again(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_after_saves: int,
+    options: tuple[str, ...],
+) -> None:
+    """The same bytes and figures as a run that nothing happened to, from mid-epoch and from an epoch's end."""
+    arguments = ["training.checkpoint_every_n_steps=2", *options]
+    whole = fit(make_config(*arguments, run="whole"))
+    saves = 0
+    save = RunKeeper._save
+
+    def dying(self: RunKeeper, trainer: object, **position: int) -> None:
+        nonlocal saves
+        save(self, trainer, **position)
+        saves += 1
+        if saves == kill_after_saves:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "_save", dying)
+        with pytest.raises(Killed):
+            fit(make_config(*arguments, run="killed"))
+    again = fit(make_config(*arguments, run="killed"))
+    assert without_time(again) == without_time(whole)
+    weights = [(tmp_path / run / "adapter.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    tables = [rows_of(tmp_path / run / "metrics.csv") for run in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    states = [
+        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "killed")
+    ]
+    for name, tensor in states[0]["state_dict"].items():
+        assert torch.equal(tensor, states[1]["state_dict"][name]), name
+    assert states[0]["loops"]["fit_loop"]["epoch_progress"]["current"] == (
+        states[1]["loops"]["fit_loop"]["epoch_progress"]["current"]
+    )
+
+
+def test_fit__finished_run_started_again_is_the_same(make_config: MakeConfig, tmp_path: Path) -> None:
+    first = fit(make_config("trainer.max_epochs=1"))
+    bytes_before = (tmp_path / "run" / "adapter.safetensors").read_bytes()
+    again = fit(make_config("trainer.max_epochs=1"))
+    assert without_time(again) == without_time(first)
+    assert again["time/step_s"] == first["time/step_s"]
+    assert (tmp_path / "run" / "adapter.safetensors").read_bytes() == bytes_before
+
+
+def test_fit__run_dir_with_other_settings_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    fit(make_config("trainer.max_epochs=1"))
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"optim\.lr=0\.5 \(there: 0\.001\)"):
+        fit(make_config("trainer.max_epochs=1", "optim.lr=0.5"))
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_fit__max_steps_ends_with_a_validation(make_config: MakeConfig, tmp_path: Path, steps: int) -> None:
+    figures = fit(make_config(f"trainer.max_steps={steps}"))
+    rows = rows_of(tmp_path / "run" / "metrics.csv")
+    assert len([row for row in rows if row[1] == "train/loss"]) == steps
+    assert "val/mean_recall" in figures
+
+
+def test_fit__early_stopping_also_after_a_restart(make_config: MakeConfig, tmp_path: Path) -> None:
+    options = ("optim.lr=1e-12", "callbacks.early_stopping_patience=1", "trainer.max_epochs=9")
+    fit(make_config(*options))
+    losses = [row for row in rows_of(tmp_path / "run" / "metrics.csv") if row[1] == "train/loss"]
+    assert len(losses) == 2 * 3
+    fit(make_config(*options))
+    again = [row for row in rows_of(tmp_path / "run" / "metrics.csv") if row[1] == "train/loss"]
+    assert again == losses
+
+
+def test_fit__diverging_run_stops_and_names_the_samples(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d+: the (loss|gradient of \S+) is not finite; samples: train_"):
+        fit(make_config("adapter=full", "optim.lr=1e30", "optim.weight_decay=0"))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("adapter=none",), ConfigError, "mwa-eval"),
+        (("backbone.checkpoint=null",), CheckpointError, "official|weights"),
+        (("backbone.tokenizer=null",), CheckpointError, "tokenizer"),
+        (("backbone.vocabulary_size=900",), ConfigError, "rows"),
+        (("data.root=/nowhere",), DataError, "/nowhere"),
+        (("data.annotations=other.json",), DataError, "other.json"),
+        (("data.batch_size=1",), ConfigError, "batch"),
+        (("adapter.checkpoint=/nowhere.safetensors",), CheckpointError, "nowhere"),
+        (("trainer=gpu",), ConfigError, "GPU"),
+    ],
+)
+def test_fit__refuses_before_anything_is_written(
+    make_config: MakeConfig, tmp_path: Path, arguments: tuple[str, ...], error: type[UserError], message: str
+) -> None:
+    if arguments == ("trainer=gpu",) and torch.cuda.is_available():
+        pytest.skip("there is a GPU here, so asking for one is no mistake")
+    with pytest.raises(error, match=message) as caught:
+        fit(make_config(*arguments))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("adapter", ["full", "head_only"])
+def test_fit__baselines(make_config: MakeConfig, tmp_path: Path, adapter: str) -> None:
+    figures = fit(make_config(f"adapter={adapter}", "trainer.max_epochs=1", "trainer.precision=bf16-mixed"))
+    assert figures["params/adapter_share"] == 0
+    assert (tmp_path / "run" / "adapter.safetensors").is_file()
+
+
+def test_fit__unknown_monitor(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"training\.monitor=val/accuracy.*val/mean_recall"):
+        fit(make_config("training.monitor=val/accuracy", "trainer.max_epochs=1"))
