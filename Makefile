@@ -1,0 +1,49 @@
+# make demo and make test set up what they need, in .venv; nothing but make, git and Python 3.11 has to be there.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+  "$$python" -c '$(ENOUGH)' 2>/dev/null && command -v "$$python" && break; done || echo python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help demo test test-slow check format all-checks setup clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(STAMP) ## adapt the small built-in backbone to the built-in data set, and print the table
+	$(BIN)/mwa-train
+
+test: $(STAMP) ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+all-checks: check test test-slow ## everything that the CI runs
+
+setup: $(STAMP) ## install into .venv
+
+# The tested versions, so that a newcomer gets what was tested. The code to compare with comes without its dependencies.
+$(STAMP): pyproject.toml requirements/constraints.txt requirements/parity.txt
+	@"$(PYTHON)" -c '$(ENOUGH)' 2>/dev/null || { \
+	  echo "make: Python 3.11 or newer is needed, and $(PYTHON) is not: give it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/parity.txt
+	@touch $(STAMP)
+
+clean: ## remove .venv and what the tools left; runs in ./logs stay
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find mwa_lightning tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

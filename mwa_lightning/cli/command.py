@@ -1,0 +1,103 @@
+"""What the commands share: flags, the one line for a mistake, exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+INTERRUPTED = 130
+_FLAGS = ("--help", "--cfg job", "--version")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One console command: how it makes its configuration, and what it does with it."""
+
+    name: str
+    config_name: str
+    compose: Callable[[list[str]], DictConfig]
+    execute: Callable[[DictConfig], None]
+    usage: str
+    main_keys: Sequence[str] = field(default=())
+
+
+def run(command: Command, argv: Sequence[str] | None) -> int:
+    """Run `command` and return its exit code.
+
+    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 130 stopped from the keyboard.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "debug=true" in (argument.lower() for argument in arguments)
+    try:
+        _run(command, arguments)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{command.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{command.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"{command.name}: error: unexpected {type(error).__name__}, a defect of mwa_lightning; "
+            "its traceback stands above",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _run(command: Command, arguments: list[str]) -> None:
+    flags = _take_flags(arguments)
+    if "--help" in flags:
+        from mwa_lightning.cli.help import help_text
+
+        print(help_text(command))
+    elif "--version" in flags:
+        from mwa_lightning import __version__
+
+        print(__version__)
+    else:
+        config = command.compose(arguments)
+        if "--cfg job" in flags:
+            from omegaconf import OmegaConf
+
+            print(OmegaConf.to_yaml(config), end="")
+        else:
+            command.execute(config)
+
+
+def _take_flags(arguments: list[str]) -> set[str]:
+    """Remove the flags from `arguments` and return them by their long names."""
+    flags: set[str] = set()
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in ("--help", "-h", "--hydra-help"):
+            flags.add("--help")
+        elif word == "--version":
+            flags.add(word)
+        elif word in ("--cfg", "-c") or word.startswith("--cfg="):
+            what = word.partition("=")[2] or next(words, "")
+            if what != "job":
+                raise ConfigError(f"{word} {what}: only --cfg job is there, which prints the configuration".strip())
+            flags.add("--cfg job")
+        elif word in ("--multirun", "-m"):
+            raise ConfigError(f"{word}: sweeps are not supported yet; start one command for each set of values")
+        elif word.startswith("-"):
+            raise ConfigError(f"there is no flag {word}.{did_you_mean(word, _FLAGS) or ' --help lists them.'}")
+        else:
+            rest.append(word)
+    arguments[:] = rest
+    return flags

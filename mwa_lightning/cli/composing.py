@@ -1,0 +1,147 @@
+"""From the words after the command to a configuration: the groups by Hydra, then the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mwa_lightning.cli.menu import config_directory, group_options, groups_of
+from mwa_lightning.cli.schema import check_values
+from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for: choices of groups, values of keys, keys to add."""
+
+    choices: dict[str, str | None]
+    values: dict[str, Any]
+    added: dict[str, Any]
+
+
+def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
+    """Sort `group=choice`, `key=value` and `+key=value`; choices are checked here, keys in `apply`."""
+    request = Request(choices={}, values={}, added={})
+    groups = groups_of(config_name)
+    for argument in arguments:
+        override = _parse(argument)
+        key = override.key_or_group
+        if override.is_delete():
+            raise ConfigError(f"{argument}: keys cannot be removed; set {key}=null where null is allowed")
+        if override.is_sweep_override():
+            raise ConfigError(f"{argument}: several values at once are a sweep; give one value")
+        value = override.value()
+        if override.package is not None:
+            raise ConfigError(f"{argument}: '@' is not supported; write {key}=...")
+        if key in groups:
+            request.choices[key] = _choice(argument, key, value)
+        elif override.is_add():
+            request.added[key] = value
+        else:
+            request.values[key] = value
+    return request
+
+
+def compose_groups(config_name: str, choices: dict[str, str | None]) -> DictConfig:
+    """Compose the groups, and name the configuration after what was chosen."""
+    overrides = [f"{group}={'null' if choice is None else choice}" for group, choice in choices.items()]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+            config = compose(config_name=config_name, overrides=overrides, return_hydra_config=True)
+    except HydraException as error:
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+    made = config.hydra.runtime.choices  # as an experiment left them
+    with open_dict(config):
+        del config["hydra"]
+    if "name" in config and config.name is None:
+        config.name = made.get("experiment") or f"{made.adapter}_{made.backbone}_{made.data}"
+    return config
+
+
+def apply(config: DictConfig, request: Request) -> None:
+    """Set the keys that were asked for, resolve interpolations and check every value, in place.
+
+    Raises ConfigError for a key that does not exist, naming the nearest, and for a value that cannot be.
+    """
+    existing = list(_keys(OmegaConf.to_container(config)))
+    for key, value in request.values.items():
+        if key not in existing:
+            hint = did_you_mean(key, existing) or " --cfg job prints all keys."
+            raise ConfigError(f"there is no key {key!r} in the configuration.{hint}")
+        _set(config, key, value)
+    for key, value in request.added.items():
+        with open_dict(config):
+            _set(config, key, value)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"a ${{...}} in the configuration cannot be resolved: {_first_line(error)}") from error
+    check_values(config)
+
+
+def load_saved(path: Path) -> DictConfig:
+    """Read the config.yaml of a run."""
+    try:
+        config = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} does not exist: run= wants a directory that mwa-train left, with config.yaml in it"
+        ) from error
+    except Exception as error:  # whatever the YAML reader makes of a file that is none
+        raise ConfigError(f"{path} cannot be read as YAML: {_first_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path} is not the configuration of a run: it holds no keys")
+    return config
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every key that holds a value, not further keys."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _keys(value, prefix=f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _parse(argument: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if "=" not in argument:
+            raise ConfigError(f"{argument!r} is not understood: write key=value, or --help") from error
+        raise ConfigError(
+            f"{argument!r} is not understood: quote a value with special characters, \"key='value'\""
+        ) from error
+
+
+def _choice(argument: str, group: str, value: Any) -> str | None:
+    options = group_options(group)
+    listed = f"{group} is one of {', '.join(options)}."
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{argument}: choose one, not a list. {listed}")
+    if value is None and group == "experiment":
+        return None
+    if str(value) not in options:
+        raise ConfigError(f"there is no {group}={value}.{did_you_mean(str(value), options)} {listed}")
+    return str(value)
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(config, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={value} cannot be set: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,110 @@
+"""`mwa-eval`: evaluate a run, or a backbone, adapter and data set put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.command import Command, run
+from mwa_lightning.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mwa_lightning.cli.composing import Request
+
+_USAGE = """
+mwa-eval run=DIR [group=choice ...] [key=value ...]
+mwa-eval backbone=... adapter=... data=... [key=value ...]
+Evaluate image-text retrieval on a split of a data set.
+
+  mwa-eval run=logs/retrieval/scenes_mwa/2026-01-31_12-00-00
+  mwa-eval run=DIR split=val save_predictions=true
+  mwa-eval backbone=beit3_tiny adapter=none data=scenes          zero-shot
+  mwa-eval backbone=beit3_base backbone.checkpoint=FILE backbone.tokenizer=FILE backbone.image_size=384
+           adapter=none data=coco data.root=DIR expect=NAME      against a published figure
+"""
+_MAIN_KEYS = (
+    "run",
+    "expect",
+    "run_dir",
+    "split",
+    "save_predictions",
+    "backbone.checkpoint",
+    "backbone.tokenizer",
+    "backbone.image_size",
+    "adapter.checkpoint",
+    "data.root",
+    "data.eval_batch_size",
+    "data.num_workers",
+    "trainer.precision",
+    "debug",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = Command(
+        name="mwa-eval",
+        config_name="evaluate",
+        compose=_compose,
+        execute=_execute,
+        usage=_USAGE,
+        main_keys=_MAIN_KEYS,
+    )
+    return run(command, argv)
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+
+    request = read_request(arguments, config_name="evaluate")
+    config = compose_groups("evaluate", request.choices)
+    if request.values.get("run") is not None:
+        _stand_on_run(config, request)
+    apply(config, request)
+    return config
+
+
+def _stand_on_run(config: DictConfig, request: Request) -> None:
+    """Replace all that was not chosen anew by what the run's config.yaml has."""
+    from mwa_lightning.cli.composing import load_saved
+    from mwa_lightning.cli.menu import groups_of
+
+    if "experiment" in request.choices:
+        raise ConfigError("experiment= does not go with run=, which has its own: override single keys or groups")
+    directory = Path(str(request.values["run"])).expanduser().absolute()
+    if not directory.is_dir():
+        raise ConfigError(f"run={directory}: there is no such directory")
+    saved = load_saved(directory / "config.yaml")
+    unlike = [group for group in groups_of("evaluate") if group != "experiment" and group not in saved]
+    if unlike:
+        raise ConfigError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {unlike[0]}")
+    for key, value in saved.items():
+        if key in config and key not in request.choices and key != "run_dir":
+            config[key] = value
+    if "adapter" in request.choices:
+        return
+    weights = directory / "adapter.safetensors"
+    if "adapter.checkpoint" not in request.values and not weights.is_file():
+        raise CheckpointError(
+            f"{weights} does not exist: the run did not end; give adapter.checkpoint=FILE or adapter=none"
+        )
+    config.adapter.checkpoint = str(weights)
+
+
+def _execute(config: DictConfig) -> None:
+    from mwa_lightning.cli.consistency import check_data, check_model, check_precision
+
+    check_model(config)
+    check_data(config)
+    check_precision(config)
+    if config.expect is not None:
+        from mwa_lightning.report.expectations import published
+
+        published(config.expect)
+
+    from mwa_lightning.training.evaluate import evaluate
+
+    evaluate(config)

@@ -1,0 +1,51 @@
+"""The text of --help, put together from the YAML files, so that it cannot fall behind them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.menu import group_options, groups_of, key_comment
+
+if TYPE_CHECKING:
+    from mwa_lightning.cli.command import Command
+
+_WIDTH = 110
+
+
+def help_text(command: Command) -> str:
+    """Return the help of `command`: how it is called, what can be chosen and set, and its flags."""
+    parts = [
+        command.usage.strip(),
+        "Groups, one choice each (group=choice):\n" + "\n".join(_groups(command.config_name)),
+        "Keys (key=value); --cfg job prints all of them:\n" + "\n".join(_keys(command)),
+        "Flags:\n  --help     this text\n  --cfg job  print the composed configuration and do nothing else\n"
+        "  --version  print the version",
+        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _groups(config_name: str) -> Iterator[str]:
+    for group, default in groups_of(config_name).items():
+        listed = ", ".join(f"{name} (default)" if name == default else name for name in group_options(group))
+        yield textwrap.fill(listed, _WIDTH, initial_indent=f"  {group:<11}", subsequent_indent=" " * 13)
+
+
+def _keys(command: Command) -> Iterator[str]:
+    groups = groups_of(command.config_name)
+    for key in command.main_keys:
+        group, _, name = key.rpartition(".")
+        file = f"{group}/{groups[group]}.yaml" if group else _file_of(command.config_name, name)
+        value, comment = key_comment(file, name)
+        yield textwrap.fill(f"{comment} [{value}]", _WIDTH, initial_indent=f"  {key:<36}", subsequent_indent=" " * 38)
+
+
+def _file_of(config_name: str, key: str) -> str:
+    """Return the file that has a key without a group: evaluate.yaml stands on train.yaml."""
+    try:
+        key_comment(f"{config_name}.yaml", key)
+    except KeyError:
+        return "train.yaml"
+    return f"{config_name}.yaml"

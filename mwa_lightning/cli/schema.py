@@ -1,0 +1,209 @@
+"""Which values each key may have. Checked before anything is imported, read or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from mwa_lightning.errors import ConfigError
+
+# A rule returns the value as it shall stand in the configuration, or raises ValueError with what is wanted.
+Rule = Callable[[Any], Any]
+
+
+def _integer(low: int) -> Rule:
+    def rule(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"want a whole number from {low} up")
+        return value
+
+    return rule
+
+
+def _number(low: float, high: float = math.inf, *, with_low: bool = True, with_high: bool = True) -> Rule:
+    limits = f"{'from' if with_low else 'above'} {low:g}"
+    if high < math.inf:
+        limits += f" {'to' if with_high else 'to below'} {high:g}"
+
+    def rule(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"want a number {limits}")
+        if value < low or value > high or (value == low and not with_low) or (value == high and not with_high):
+            raise ValueError(f"want a number {limits}")
+        return value
+
+    return rule
+
+
+def _numbers(length: int, each: Rule) -> Rule:
+    def rule(value: Any) -> Any:
+        if not isinstance(value, ListConfig) or len(value) != length:
+            raise ValueError(f"want a list of {length} numbers, such as [{', '.join(['0.5'] * length)}]")
+        for number in value:
+            each(number)
+        return value
+
+    return rule
+
+
+def _choice(*options: str) -> Rule:
+    def rule(value: Any) -> str:
+        if str(value) not in options:
+            raise ValueError(f"choose one of {', '.join(options)}")
+        return str(value)
+
+    return rule
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("want true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, DictConfig | ListConfig | bool) or not str(value).strip():
+        raise ValueError("want a word")
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    """Make a path absolute, so that a saved configuration means the same from any directory."""
+    return str(Path(_text(value)).expanduser().absolute())
+
+
+def _weights(value: Any) -> str:
+    text = _text(value)
+    return text if text == "random" or text.startswith("asset://") else _path(text)
+
+
+def _either(first: Rule, second: Rule) -> Rule:
+    def rule(value: Any) -> Any:
+        try:
+            return first(value)
+        except ValueError as one:
+            try:
+                return second(value)
+            except ValueError as other:
+                raise ValueError(f"{one}, or {other}") from None
+
+    return rule
+
+
+def _optional(rule: Rule) -> Rule:
+    return _either(_null, rule)
+
+
+def _step_limit(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < -1 or value == 0:
+        raise ValueError("want a whole number from 1 up, or -1 for no limit")
+    return value
+
+
+def _null(value: Any) -> None:
+    if value is not None:
+        raise ValueError("null")
+
+
+_positive = _number(0, with_low=False)
+RULES: dict[str, Rule] = {
+    "name": _optional(_text),
+    "run_dir": _optional(_path),
+    "run": _optional(_path),
+    "expect": _optional(_text),
+    "seed": _integer(0),
+    "split": _choice("train", "val", "test"),
+    "save_predictions": _flag,
+    "check": _flag,
+    "debug": _flag,
+    "backbone.width": _integer(1),
+    "backbone.depth": _integer(1),
+    "backbone.heads": _integer(1),
+    "backbone.ffn_width": _integer(1),
+    "backbone.patch_size": _integer(1),
+    "backbone.image_size": _integer(1),
+    "backbone.vocabulary_size": _integer(5),
+    "backbone.text_positions": _integer(5),
+    "backbone.max_text_length": _integer(3),
+    "backbone.drop_path": _number(0, 1, with_high=False),
+    "backbone.image_mean": _numbers(3, _number(0, 1)),
+    "backbone.image_std": _numbers(3, _positive),
+    "backbone.checkpoint": _optional(_weights),
+    "backbone.tokenizer": _optional(_weights),
+    "adapter.mid_dim": _integer(1),
+    "adapter.scale": _positive,
+    "adapter.dropout": _number(0, 1, with_high=False),
+    "adapter.extractor_vision": _flag,
+    "adapter.extractor_text": _flag,
+    "adapter.enhancer": _choice("bottleneck", "ffn", "none"),
+    "adapter.enhancer_dim": _integer(1),
+    "adapter.first_layer": _integer(0),
+    "adapter.checkpoint": _optional(_path),
+    "task.logit_scale_max": _number(1),
+    "task.mask_same_image": _flag,
+    "data.root": _optional(_path),
+    "data.annotations": _optional(_text),
+    "data.images": _optional(_text),
+    "data.domain": _choice("source", "target"),
+    "data.batch_size": _integer(1),
+    "data.eval_batch_size": _integer(1),
+    "data.num_workers": _integer(0),
+    "data.max_bad_images": _integer(0),
+    "data.exif": _flag,
+    "data.randaugment": _flag,
+    "data.crop_scale": _numbers(2, _number(0, 1, with_low=False)),
+    "data.horizontal_flip": _flag,
+    "data.drop_last": _flag,
+    "data.one_k": _flag,
+    "optim.lr": _positive,
+    "optim.weight_decay": _number(0),
+    "optim.betas": _numbers(2, _number(0, 1, with_high=False)),
+    "optim.eps": _positive,
+    "optim.layer_decay": _number(0, 1, with_low=False),
+    "optim.warmup_epochs": _number(0),
+    "optim.warmup_steps": _optional(_integer(0)),
+    "optim.min_lr": _number(0),
+    "trainer.accelerator": _choice("cpu", "gpu"),
+    "trainer.devices": _either(_choice("auto"), _integer(1)),
+    "trainer.num_nodes": _integer(1),
+    "trainer.strategy": _choice("auto", "ddp"),
+    "trainer.precision": _choice("32", "bf16-mixed", "16-mixed"),
+    "trainer.max_epochs": _integer(1),
+    "trainer.max_steps": _step_limit,
+    "trainer.accumulate_grad_batches": _integer(1),
+    "trainer.gradient_clip_val": _optional(_positive),
+    "trainer.check_val_every_n_epoch": _integer(1),
+    "trainer.log_every_n_steps": _integer(1),
+    "training.nonfinite": _choice("stop", "skip"),
+    "training.zero_shot": _flag,
+    "training.ema_decay": _optional(_number(0, 1, with_low=False, with_high=False)),
+    "training.checkpoint_every_n_steps": _optional(_integer(1)),
+    "training.monitor": _text,
+    "callbacks.early_stopping_patience": _optional(_integer(1)),
+    "callbacks.progress_bar": _flag,
+    "logger.project": _text,
+    "logger.entity": _optional(_text),
+    "logger.mode": _choice("online", "offline", "disabled"),
+}
+
+
+def check_values(config: DictConfig) -> None:
+    """Hold every value against its rule; the first that fails is a ConfigError that says what is wanted."""
+    for key, rule in RULES.items():
+        if _has(config, key):
+            value = OmegaConf.select(config, key)
+            try:
+                OmegaConf.update(config, key, rule(value), merge=False)
+            except ValueError as error:
+                shown = "null" if value is None else value
+                raise ConfigError(f"{key}={shown}: {error}") from error
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and name in node

@@ -1,0 +1,82 @@
+"""`mwa-train`: adapt a backbone and evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.command import Command, run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_USAGE = """
+mwa-train [group=choice ...] [key=value ...]
+Adapt a frozen vision-language model to image-text retrieval; evaluate it; leave a run directory.
+
+  mwa-train                               the demo: MultiWay-Adapter on a small built-in data set
+  mwa-train experiment=scenes_full        another experiment
+  mwa-train experiment=mwa_beit3_base_coco data.root=DIR backbone.checkpoint=FILE backbone.tokenizer=FILE
+  mwa-train adapter=head_only data=pairs data.root=DIR optim.lr=3e-4
+"""
+_MAIN_KEYS = (
+    "run_dir",
+    "seed",
+    "split",
+    "save_predictions",
+    "backbone.checkpoint",
+    "backbone.tokenizer",
+    "backbone.image_size",
+    "adapter.checkpoint",
+    "adapter.first_layer",
+    "adapter.mid_dim",
+    "adapter.enhancer",
+    "data.root",
+    "data.batch_size",
+    "data.num_workers",
+    "data.max_bad_images",
+    "optim.lr",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.precision",
+    "training.checkpoint_every_n_steps",
+    "training.nonfinite",
+    "debug",
+)
+_DEMO = "scenes_mwa"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = Command(
+        name="mwa-train",
+        config_name="train",
+        compose=_compose,
+        execute=_execute,
+        usage=_USAGE,
+        main_keys=_MAIN_KEYS,
+    )
+    return run(command, argv)
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+
+    request = read_request(arguments, config_name="train")
+    if not {"backbone", "adapter", "task", "data", "experiment"} & request.choices.keys():
+        request.choices["experiment"] = _DEMO
+    config = compose_groups("train", request.choices)
+    apply(config, request)
+    return config
+
+
+def _execute(config: DictConfig) -> None:
+    from mwa_lightning.cli.consistency import check_data, check_model, check_training
+
+    check_model(config)
+    check_data(config)
+    check_training(config)
+
+    from mwa_lightning.training.fit import fit
+
+    fit(config)

@@ -1,0 +1,238 @@
+"""Flags, exit codes and the one line for every mistake, through `main(argv)`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mwa_lightning
+from mwa_lightning.cli import evaluate, prepare, train
+from mwa_lightning.cli.command import Command, run
+from mwa_lightning.errors import DataError, ExpectationMissed
+
+CHECKOUT = Path(mwa_lightning.__file__).parents[1]
+Main = Callable[[list[str]], int]
+MAINS: dict[str, Main] = {"mwa-train": train.main, "mwa-eval": evaluate.main, "mwa-prepare": prepare.main}
+
+# What is typed, and what the one line has to say: what is wrong, where, and what to do.
+MISTAKES = [
+    ("mwa-train", "lr=1", ["'lr'", "Did you mean optim.lr?"]),
+    ("mwa-train", "optim.lrr=1", ["'optim.lrr'", "Did you mean optim.lr?"]),
+    ("mwa-train", "zzzzzz=1", ["'zzzzzz'", "--cfg job"]),
+    ("mwa-train", "seed.part=1", ["'seed.part'"]),
+    ("mwa-train", "adapter=mwaa", ["Did you mean mwa?", "full, head_only, mwa, none"]),
+    ("mwa-train", "adapter=[mwa,full]", ["adapter=[mwa,full]", "not a list", "full, head_only, mwa, none"]),
+    ("mwa-train", "adapter={mwa:1}", ["not a list"]),
+    ("mwa-train", "backbone=beit3_bse", ["Did you mean beit3_base?"]),
+    ("mwa-train", "experiment=mwa_beit3_base_cocoo", ["Did you mean mwa_beit3_base_coco?", "scenes_mwa"]),
+    ("mwa-train", "data=null", ["data=None", "coco, flickr30k"]),
+    ("mwa-train", "adapter@adapter_2=full", ["'@'"]),
+    ("mwa-train", "optim.lr=1,2", ["sweep", "one value"]),
+    ("mwa-train", "optim.lr=range(1,3)", ["sweep", "one value"]),
+    ("mwa-train", "~optim.lr", ["cannot be removed"]),
+    ("mwa-train", "nonsense", ["'nonsense'", "key=value"]),
+    ("mwa-train", "run_dir=a[b", ["quote"]),
+    ("mwa-train", "data.root=${nowhere}", ["cannot be resolved", "nowhere"]),
+    ("mwa-train", "optim.lr=-1", ["optim.lr=-1", "above 0"]),
+    ("mwa-train", "optim.lr=fast", ["optim.lr=fast", "above 0"]),
+    ("mwa-train", "seed=x", ["seed=x", "whole number"]),
+    ("mwa-train", "trainer.precision=64", ["32, bf16-mixed, 16-mixed"]),
+    ("mwa-train", "trainer.precision=16-mixed", ["trainer=gpu", "bf16-mixed"]),
+    ("mwa-train", "data.batch_size=1", ["global batch of one", "at least 2"]),
+    ("mwa-train", "data.batch_size=0", ["from 1 up"]),
+    ("mwa-train", "backbone.image_size={patch_no}", ["patch size", "take"]),
+    ("mwa-train", "backbone.image_size=1", ["patch size", "take"]),
+    ("mwa-train", "backbone.heads=7", ["backbone.heads=7", "backbone.width"]),
+    ("mwa-train", "adapter.first_layer=99", ["adapter.first_layer=99", "layers 0 to"]),
+    ("mwa-train", "backbone.checkpoint=gone.pth", ["backbone.checkpoint=", "gone.pth", "no such file"]),
+    ("mwa-train", "backbone.tokenizer=gone.spm", ["gone.spm", "no such file"]),
+    ("mwa-train", "adapter.checkpoint=gone.safetensors", ["gone.safetensors", "no such file"]),
+    ("mwa-train", "backbone=beit3_base", ["backbone.checkpoint=FILE", "beit3_base_itc_patch16_224.pth"]),
+    ("mwa-train", "backbone=beit3_base backbone.checkpoint=random", ["backbone.tokenizer=FILE", "beit3.spm"]),
+    ("mwa-train", "adapter=none", ["trains nothing", "mwa-eval"]),
+    ("mwa-train", "data=coco", ["data.root=DIR"]),
+    ("mwa-train", "data=coco data.root=gone", ["data.root=", "gone", "no such folder"]),
+    ("mwa-train", "-m", ["sweeps"]),
+    ("mwa-train", "--multirun", ["sweeps"]),
+    ("mwa-train", "--hepl", ["Did you mean --help?"]),
+    ("mwa-train", "--cfg", ["--cfg job"]),
+    ("mwa-train", "--cfg=hydra", ["--cfg job"]),
+    ("mwa-eval", "runn=x", ["Did you mean run?"]),
+    ("mwa-eval", "run=gone", ["run=", "gone", "no such directory"]),
+    ("mwa-eval", "run=.", ["config.yaml", "mwa-train"]),
+    ("mwa-eval", "run=. experiment=scenes_mwa", ["experiment=", "run="]),
+    ("mwa-eval", "split=tset", ["choose one of train, val, test"]),
+    ("mwa-eval", "expect=beit3_base_coc", ["did you mean beit3_base_coco?"]),
+    ("mwa-prepare", "data=scense", ["Did you mean scenes?"]),
+    ("mwa-prepare", "data=flickr30k check=true", ["data.root=DIR"]),
+    ("mwa-prepare", "check=maybe", ["true or false"]),
+    ("mwa-prepare", "adapter=mwa", ["'adapter'"]),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "words"), MISTAKES, ids=[f"{name} {line}" for name, line, _ in MISTAKES])
+def test_main__mistake(
+    name: str, line: str, words: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert MAINS[name](line.replace("{patch_no}", "51").split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"{name}: error: ")
+    assert captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_main__mistake_with_debug_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["optim.lr=-1", "debug=true"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("mwa-train: error: optim.lr=-1")
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_main__help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAINS[name](["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(name)
+    assert "coco, flickr30k, karpathy, pairs, scenes (default)" in text
+    assert "--cfg job" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_main__help_of_training_names_the_menu(capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(["-h"])
+    text = capsys.readouterr().out
+    for words in ("beit3_base, beit3_large, beit3_tiny (default)", "full, head_only, mwa (default), none"):
+        assert words in text
+    for words in ("scenes_mwa", "optim.lr", "peak learning rate", "trainer.precision", "adapter.first_layer"):
+        assert words in text
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_main__version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAINS[name](["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+def composed(main: Main, line: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    assert main([*line.split(), "--cfg", "job"]) == 0, capsys.readouterr().err
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_cfg_job__without_arguments_is_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    config = composed(train.main, "", capsys)
+    assert config == composed(train.main, "experiment=scenes_mwa", capsys)
+    assert config["name"] == "scenes_mwa"
+    assert config["training"]["zero_shot"] is True
+    assert "hydra" not in config
+
+
+def test_cfg_job__keys_alone_keep_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    config = composed(train.main, "trainer.max_steps=3 logger=tensorboard", capsys)
+    assert config["name"] == "scenes_mwa"
+    assert config["trainer"]["max_steps"] == 3
+    assert config["logger"]["name"] == "tensorboard"
+
+
+def test_cfg_job__chosen_parts_name_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert composed(train.main, "adapter=full", capsys)["name"] == "full_beit3_tiny_scenes"
+
+
+def test_cfg_job__command_line_wins_over_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "experiment=full_beit3_base_coco optim.lr=1e-5 trainer=gpu backbone=beit3_large trainer.precision=32"
+    config = composed(train.main, line, capsys)
+    assert config["optim"]["lr"] == 1e-5
+    assert config["optim"]["layer_decay"] == 0.65
+    assert config["trainer"]["strategy"] == "auto"
+    assert config["trainer"]["precision"] == "32"
+    assert config["backbone"]["width"] == 1024
+    assert config["backbone"]["image_size"] == 384
+
+
+def test_cfg_job__added_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert composed(train.main, "+trainer.limit_train_batches=2", capsys)["trainer"]["limit_train_batches"] == 2
+
+
+def test_cfg_job__quoted_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["run_dir='/tmp/a b,c=[d'", "--cfg=job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run_dir"] == "/tmp/a b,c=[d"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "last_line", "with_traceback"),
+    [
+        (DataError("picture a.jpg\nhas 0 bytes"), 2, "mwa-test: error: picture a.jpg has 0 bytes", False),
+        (ExpectationMissed("far off"), 3, "mwa-test: error: far off", False),
+        (RuntimeError("no idea"), 1, "mwa-test: error: unexpected RuntimeError", True),
+        (KeyboardInterrupt(), 130, "mwa-test: interrupted", False),
+    ],
+)
+def test_run__exit_code(
+    raised: BaseException, code: int, last_line: str, with_traceback: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def execute(_: object) -> None:
+        raise raised
+
+    command = Command(
+        name="mwa-test", config_name="train", compose=lambda _: None, execute=execute, usage="", main_keys=()
+    )
+    assert run(command, []) == code
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith(last_line)
+    assert ("Traceback" in error) is with_traceback
+
+
+@pytest.mark.parametrize(("error", "code"), [("RuntimeError", 1), ("ExpectationMissed", 3)])
+def test_run__exit_code_of_a_process(error: str, code: int) -> None:
+    script = f"""
+import sys
+from mwa_lightning.cli import train
+from mwa_lightning.errors import ExpectationMissed
+def fails(config):
+    raise {error}("no")
+train._execute = fails
+sys.exit(train.main([]))
+"""
+    assert process("-c", script).returncode == code
+
+
+HEAVY = "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)"
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "code"),
+    [
+        ("train", "--help", 0),
+        ("train", "--cfg job", 0),
+        ("train", "adapter=mwaa", 2),
+        ("train", "data=coco data.root=gone", 2),
+        ("train", "backbone=beit3_base", 2),
+        ("evaluate", "--cfg job adapter=none", 0),
+        ("evaluate", "run=gone", 2),
+        ("prepare", "--help", 0),
+        ("prepare", "data=coco check=true", 2),
+    ],
+)
+def test_main__stays_light(module: str, line: str, code: int, elsewhere: Path) -> None:
+    script = (
+        f"import sys; from mwa_lightning.cli.{module} import main; code = main(sys.argv[1:]); {HEAVY}; "
+        "print('heavy:', sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    result = process("-c", script, *line.split())
+    assert result.returncode == code, result.stderr
+    assert result.stderr.splitlines()[-1] == "heavy: []"
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the package of this checkout, whatever the current directory is."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from mwa_lightning.cli.schema import check_values
+from mwa_lightning.errors import ConfigError
+
+
+def checked(key: str, value: Any) -> Any:
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, value)
+    check_values(config)
+    return OmegaConf.select(config, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 0),
+        ("optim.lr", 1),
+        ("optim.layer_decay", 1.0),
+        ("optim.betas", [0.9, 0.98]),
+        ("trainer.max_steps", -1),
+        ("trainer.max_steps", 1),
+        ("trainer.devices", "auto"),
+        ("trainer.devices", 2),
+        ("trainer.gradient_clip_val", None),
+        ("adapter.dropout", 0.0),
+        ("optim.warmup_epochs", 0.5),
+        ("backbone.checkpoint", "random"),
+        ("backbone.checkpoint", "asset://x.safetensors"),
+        ("backbone.checkpoint", None),
+    ],
+)
+def test_check_values__kept(key: str, value: Any) -> None:
+    assert checked(key, value) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("seed", -1, "whole number from 0 up"),
+        ("seed", 1.5, "whole number from 0 up"),
+        ("seed", True, "whole number from 0 up"),
+        ("seed", None, "seed=null: want a whole number"),
+        ("optim.lr", 0, "a number above 0"),
+        ("optim.lr", "fast", "optim.lr=fast: want a number above 0"),
+        ("optim.lr", float("nan"), "a number above 0"),
+        ("optim.lr", float("inf"), "a number above 0"),
+        ("optim.layer_decay", 0, "above 0 to 1"),
+        ("optim.layer_decay", 1.1, "above 0 to 1"),
+        ("optim.betas", [0.9], "a list of 2 numbers"),
+        ("optim.betas", [0.9, 1.0], "from 0 to below 1"),
+        ("adapter.dropout", 1.0, "from 0 to below 1"),
+        ("adapter.enhancer", "mlp", "choose one of bottleneck, ffn, none"),
+        ("data.batch_size", 0, "from 1 up"),
+        ("data.num_workers", -1, "from 0 up"),
+        ("data.exif", "yes", "true or false"),
+        ("split", "dev", "choose one of train, val, test"),
+        ("trainer.max_steps", 0, "from 1 up, or -1"),
+        ("trainer.max_steps", -2, "from 1 up, or -1"),
+        ("trainer.devices", 0, "auto, or want a whole number from 1 up"),
+        ("trainer.precision", 64, "choose one of 32, bf16-mixed, 16-mixed"),
+        ("training.ema_decay", 1.0, "null, or want a number above 0 to below 1"),
+        ("backbone.image_mean", 0.5, "a list of 3 numbers"),
+    ],
+)
+def test_check_values__refused(key: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=wanted) as caught:
+        checked(key, value)
+    assert str(caught.value).startswith(f"{key}=")
+
+
+def test_check_values__precision_becomes_text() -> None:
+    assert checked("trainer.precision", 32) == "32"
+
+
+def test_check_values__paths_become_absolute(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert checked("data.root", "pictures") == str(elsewhere / "pictures")
+    assert checked("backbone.checkpoint", "~/beit3.pth") == "/home/someone/beit3.pth"

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from mwa_lightning.cli.suggesting import did_you_mean, nearest
+
+KEYS = ["seed", "optim.lr", "optim.min_lr", "data.batch_size", "data.eval_batch_size", "trainer.max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lr", "optim.lr"),
+        ("optim.lrr", "optim.lr"),
+        ("trainer.lr", "optim.lr"),
+        ("batch_size", "data.batch_size"),
+        ("data.batchsize", "data.batch_size"),
+        ("max_epoch", "trainer.max_epochs"),
+        ("SEED", "seed"),
+    ],
+)
+def test_nearest__misspelt(name: str, expected: str) -> None:
+    assert nearest(name, KEYS) == expected
+
+
+def test_nearest__nothing_alike() -> None:
+    assert nearest("zzzzzz", KEYS) is None
+    assert did_you_mean("zzzzzz", KEYS) == ""
+    assert nearest("seed", []) is None
+
+
+def test_did_you_mean__sentence() -> None:
+    assert did_you_mean("sed", KEYS) == " Did you mean seed?"

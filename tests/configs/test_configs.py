@@ -1,0 +1,168 @@
+"""Every YAML file, found by discovery: it composes, its values have rules and comments, its parts build."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from mwa_lightning.cli.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.consistency import check_model, check_training
+from mwa_lightning.cli.menu import config_directory, group_options, groups_of
+from mwa_lightning.cli.schema import RULES
+from mwa_lightning.training.build import attach, build_backbone, instantiate
+from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.setup import make_task, make_trainer
+
+FILES = sorted(path.relative_to(config_directory()) for path in config_directory().rglob("*.yaml"))
+CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent != Path()]
+EXPERIMENTS = [name for group, name in CHOICES if group == "experiment"]
+# What says what a part is rather than how it behaves; nobody sets these.
+DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name"}
+
+
+def composed(*arguments: str) -> DictConfig:
+    request = read_request(arguments, config_name="train")
+    config = compose_groups("train", request.choices)
+    apply(config, request)
+    return config
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_discovery__finds_what_the_commands_promise() -> None:
+    assert {path.stem for path in FILES if path.parent == Path()} == {"train", "evaluate", "prepare"}
+    assert set(groups_of("train")) == {group for group, _ in CHOICES}
+    assert {"beit3_tiny", "beit3_base", "beit3_large"} <= set(group_options("backbone"))
+    assert {"mwa", "full", "head_only", "none"} <= set(group_options("adapter"))
+    assert {"scenes", "coco", "flickr30k", "karpathy", "pairs"} <= set(group_options("data"))
+    assert {"cpu", "gpu", "ddp"} <= set(group_options("trainer"))
+    assert {"csv", "tensorboard", "wandb"} <= set(group_options("logger"))
+    sizes_and_data = {f"{size}_{data}" for size in ("base", "large") for data in ("coco", "flickr30k")}
+    assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(
+        EXPERIMENTS
+    )
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
+def test_choice__composes_and_every_value_has_a_rule(group: str, choice: str) -> None:
+    config = composed(f"{group}={choice}")
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    unruled = {
+        key
+        for key in leaves(container)
+        if key not in RULES and key not in DESCRIPTIVE and key.rpartition(".")[2] not in DESCRIPTIVE
+    }
+    assert unruled == set()
+
+
+def test_rules__all_belong_to_a_key() -> None:
+    existing: set[str] = set()
+    for file in FILES:
+        if file.parent.name != "experiment":
+            group = f"{file.parent.name}." if file.parent.name else ""
+            existing |= leaves(yaml.safe_load((config_directory() / file).read_text()), group).keys()
+    assert set(RULES) - existing == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_file__opens_with_a_comment_and_explains_every_key(file: Path) -> None:
+    lines = (config_directory() / file).read_text().splitlines()
+    assert next(line for line in lines if "@package" not in line).startswith("# ")
+    if file.parent.name == "experiment":
+        return  # its keys are explained where they are defined
+    body = lines[lines.index("", 1) :] if "" in lines else lines
+    keys = [line for line in body if re.match(r"[a-z]\w*:", line)]
+    unexplained = [
+        line
+        for line in keys
+        if " # " not in line and line.partition(":")[0] not in {"defaults", "name", "layout", "_target_"}
+    ]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment__opens_with_its_command(name: str) -> None:
+    text = (config_directory() / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# ")
+    command = "mwa-train" if name == "scenes_mwa" else f"mwa-train experiment={name}"
+    assert f"#   {command}" in text.splitlines()[2]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment__passes_the_checks_before_training(name: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    config = composed(f"experiment={name}", f"backbone.checkpoint={weights}", f"backbone.tokenizer={weights}")
+    check_model(config)
+    check_training(config)
+    assert config.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "layer_decay", "epochs", "warmup"),
+    [
+        # BEiT-3, get_started_for_retrieval.md
+        ("full_beit3_base_coco", 2e-4, 0.65, 15, 3),
+        ("full_beit3_large_coco", 5e-5, 0.85, 15, 3),
+        ("full_beit3_base_flickr30k", 1e-4, 0.65, 20, 5),
+        ("full_beit3_large_flickr30k", 5e-5, 0.85, 20, 5),  # its learning rate is not published
+        # MultiWay-Adapter, README; its layer decay acted on the adapters, ours does not
+        ("mwa_beit3_large_coco", 2e-4, 1.0, 30, 3),
+    ],
+)
+def test_experiment__official_settings(
+    name: str, lr: float, layer_decay: float, epochs: int, warmup: int
+) -> None:
+    config = composed(f"experiment={name}")
+    expected = {
+        "optim.lr": lr,
+        "optim.layer_decay": layer_decay,
+        "optim.warmup_epochs": warmup,
+        "optim.weight_decay": 0.05,
+        "trainer.max_epochs": epochs,
+        "backbone.drop_path": 0.2,
+        "backbone.image_size": 384 if name.startswith("full") else 224,
+        "task.mask_same_image": False,
+        "data.randaugment": False,
+        "data.exif": False,
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    trainer = config.trainer
+    global_batch = config.data.batch_size * trainer.devices * trainer.num_nodes
+    assert trainer.accumulate_grad_batches == 1
+    assert global_batch == (3072 if name.startswith("full") else 128)
+
+
+SMALL = (
+    "width=32 depth=2 heads=4 ffn_width=64 vocabulary_size=64 image_size=32 patch_size=16 checkpoint=random"
+)
+BUILT = [
+    pair for pair in CHOICES if pair[0] in ("backbone", "adapter", "task", "data", "trainer", "experiment")
+]
+
+
+@pytest.mark.parametrize(("group", "choice"), BUILT, ids=[f"{group}={choice}" for group, choice in BUILT])
+def test_choice__instantiates(group: str, choice: str, tmp_path: Path) -> None:
+    """At tiny size, by what a run builds its parts with: each takes exactly the keys of its file."""
+    here = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1")
+    config = composed(f"{group}={choice}", *(f"backbone.{pair}" for pair in SMALL.split()), *here)
+    backbone, heads = build_backbone(config)
+    model = attach(config, backbone, heads)
+    assert type(model.adapter).__name__ == config.adapter._target_.rpartition(".")[2]
+    assert make_task(config, model).model is model
+    data = instantiate(
+        config.data, tokenizer=None, image_size=config.backbone.image_size, seed=1, split="test"
+    )
+    assert data.batch_size == config.data.batch_size
+    trainer = make_trainer(config, RunDirectory(tmp_path))
+    assert trainer.max_epochs == config.trainer.max_epochs

@@ -1,0 +1,176 @@
+"""`mwa_lightning.load`: model, tokenizer and transform in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import mwa_lightning
+from mwa_lightning.adapters.files import save_adapter, trained_state
+from mwa_lightning.adapters.mwa import MultiWayAdapter
+from mwa_lightning.adapters.none import NoAdapter
+from mwa_lightning.backbones.checkpoints import official_state
+from mwa_lightning.cli.composing import Request, apply, compose_groups
+from mwa_lightning.errors import CheckpointError, ConfigError
+from mwa_lightning.hub import Loaded
+from mwa_lightning.training.build import adapter_metadata
+
+TEXTS = ["a red circle left of a blue square", "a star"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentencepiece model with as many pieces as the tiny backbone has rows for."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    generator = np.random.default_rng(0)
+    words = ["".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(900)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*words, *TEXTS]), model_prefix=str(folder / "tiny"), vocab_size=996,
+        model_type="bpe", unk_id=0, bos_id=1, eos_id=2, minloglevel=2,
+    )  # fmt: skip
+    return folder / "tiny.model"
+
+
+@pytest.fixture
+def call(tokenizer_file: Path) -> Callable[..., Loaded]:
+    """`load` of the tiny backbone with this tokenizer."""
+
+    def load(checkpoint: str | Path | None = "random", adapter: str | Path | None = None, **options: Any) -> Loaded:
+        return mwa_lightning.load("beit3_tiny", checkpoint, adapter, tokenizer=tokenizer_file, **options)
+
+    return load
+
+
+@pytest.fixture
+def weights(call: Callable[..., Loaded], tmp_path: Path) -> Path:
+    """A checkpoint of the tiny backbone with official names."""
+    model = call().model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    path = tmp_path / "weights.safetensors"
+    save_file(official_state(model.backbone, model.heads), path)
+    return path
+
+
+def embed(loaded: Loaded) -> torch.Tensor:
+    """Embeddings of a picture and of the texts."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        image = loaded.model.encode_image(loaded.transform(picture)[None])
+        return torch.cat([image, loaded.model.encode_text(*loaded.tokenizer(TEXTS))])
+
+
+def test_load__frozen_model_from_a_file(call: Callable[..., Loaded], weights: Path) -> None:
+    loaded = call(weights)
+    assert isinstance(loaded.model.adapter, NoAdapter)
+    assert not any(module.training for module in loaded.model.modules())
+    assert torch.equal(loaded.model.heads.vision.weight, load_file(weights)["vision_head.weight"])
+    embeddings = embed(loaded)
+    assert embeddings.shape == (3, 128)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
+    assert torch.equal(embeddings, embed(call(weights)))
+
+
+def test_load__image_size_goes_to_backbone_and_transform(call: Callable[..., Loaded], weights: Path) -> None:
+    loaded = call(weights, image_size=64)
+    assert loaded.transform.image_size == loaded.model.backbone.image_size == 64
+    assert loaded.model.backbone.fingerprint == call(weights).model.backbone.fingerprint
+    assert embed(loaded).shape == (3, 128)
+
+
+def test_load__adapter_file_brings_method_and_settings(
+    call: Callable[..., Loaded], weights: Path, tmp_path: Path
+) -> None:
+    config = compose_groups("train", {"backbone": "beit3_tiny", "adapter": "mwa"})
+    apply(config, Request(choices={}, values={"adapter.mid_dim": 5, "adapter.enhancer": "none"}, added={}))
+    model = call(weights).model
+    adapter = MultiWayAdapter(mid_dim=5, enhancer="none")
+    trained = type(model)(backbone=model.backbone, adapter=adapter, heads=model.heads).eval()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(0.0, 0.2)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, trained_state(trained), metadata=adapter_metadata(config, model.backbone))
+
+    loaded = call(weights, path)
+    assert isinstance(loaded.model.adapter, MultiWayAdapter)
+    assert (loaded.model.adapter.mid_dim, loaded.model.adapter.enhancer_form) == (5, "none")
+    expected = embed(Loaded(trained, loaded.tokenizer, loaded.transform))
+    assert torch.equal(embed(loaded), expected)
+    assert not torch.allclose(embed(call(weights)), expected, atol=1e-3)
+
+    with pytest.raises(CheckpointError, match="trained on beit3_tiny with weights"):
+        call("random", path)
+
+    # A file may come from anywhere: what it names as its class is not imported.
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    strange = metadata | {
+        "config": metadata["config"].replace("mwa_lightning.adapters.mwa.MultiWayAdapter", "os.system")
+    }
+    save_file(load_file(path), path, strange)
+    with pytest.raises(CheckpointError, match=r"its method os.system is none of full, head_only, mwa, none"):
+        call(weights, path)
+
+
+def test_load__released_adapter_brings_its_form(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
+    shapes = {"adaptmlp_text.down_proj": (7, 128), "adaptmlp_text.up_proj": (128, 7)}
+    shapes |= {"adaptmlp_vision.down_proj": (7, 128), "adaptmlp_vision.up_proj": (128, 7)}
+    state = {}
+    for layer in range(4):
+        for name, shape in shapes.items():
+            key = f"beit3.encoder.layers.{layer}.{name}"
+            state |= {f"{key}.weight": torch.randn(shape), f"{key}.bias": torch.randn(shape[0])}
+    torch.save({"model": state}, tmp_path / "released.pth")
+    adapter = call(weights, tmp_path / "released.pth").model.adapter
+    assert isinstance(adapter, MultiWayAdapter)
+    assert (adapter.mid_dim, adapter.enhancer_form, adapter.scale) == (7, "none", 0.6)
+    down = adapter.get_parameter("extractors.vision_2.bottleneck.down.weight")
+    assert torch.equal(down, state["beit3.encoder.layers.2.adaptmlp_text.down_proj.weight"])
+
+
+def test_load__name_of_a_method_gives_it_freshly_made(call: Callable[..., Loaded], weights: Path) -> None:
+    loaded = call(weights, "mwa")
+    assert isinstance(loaded.model.adapter, MultiWayAdapter)
+    assert torch.equal(embed(loaded), embed(call(weights)))
+
+
+def test_load__shipped_weights_by_default() -> None:
+    loaded = mwa_lightning.load("beit3_tiny")
+    assert loaded.model.backbone.fingerprint != "random"
+    assert embed(loaded).shape == (3, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "said"),
+    [
+        ("beit3_bass", {}, ConfigError, "Did you mean beit3_base"),
+        ("clip", {}, ConfigError, "Choose one of beit3_base, beit3_large, beit3_tiny"),
+        ("beit3_tiny", {"adapter": "mwaa"}, ConfigError, "neither a file nor a method. Did you mean mwa"),
+        ("beit3_tiny", {"adapter": "absent.safetensors"}, ConfigError, "neither a file nor a method"),
+        ("beit3_tiny", {"checkpoint": "absent.pth"}, CheckpointError, "absent.pth: no such checkpoint"),
+        ("beit3_tiny", {"checkpoint": "random", "image_size": 50}, ConfigError, "image_size=50"),
+        ("beit3_base", {}, CheckpointError, "beit3_base_itc_patch16_224.pth"),
+    ],
+)
+def test_load__mistakes_are_one_line(
+    tokenizer_file: Path, name: str, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        mwa_lightning.load(name, tokenizer=tokenizer_file, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_load__base_without_its_tokenizer_names_it() -> None:
+    with pytest.raises(CheckpointError, match=r"beit3\.spm"):
+        mwa_lightning.load("beit3_base", "random")
