@@ -23,7 +23,7 @@ class TrainingError(UserError):
     """A run that must not go on: a non-finite loss, a parameter without a gradient."""
 
 
-class ExpectationMissed(UserError):
+class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 
     exit_code = 3

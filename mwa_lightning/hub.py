@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 from mwa_lightning.adapters.files import read_metadata
 from mwa_lightning.adapters.released import read_released, released_options
@@ -72,10 +75,23 @@ def load(
     for key, value in given.items():
         if value is not None:
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value
-    config = compose_groups("train", {"backbone": name, "adapter": method})
+    with _outside_hydra():
+        config = compose_groups("train", {"backbone": name, "adapter": method})
     apply(config, Request(choices={}, values=values, added={}))
     model, reader = build_model(config)
     return Loaded(model.eval(), reader, EvaluationTransform(image_size=config.backbone.image_size))
+
+
+@contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Set aside the Hydra of an application that calls us: a process has but one at a time."""
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        # Hydra may have put another instance in the place of the first.
+        GlobalHydra.instance().hydra = theirs
 
 
 def _adapter(adapter: str | Path | None) -> tuple[str, dict[str, Any]]:
@@ -105,7 +121,10 @@ def _from_metadata(path: Path) -> tuple[str, dict[str, Any]]:
     A file may come from anywhere, so its `_target_` is only compared with those of our own configs, never
     imported.
     """
-    node = json.loads(read_metadata(path).get("config", "{}"))
+    try:
+        node = json.loads(read_metadata(path).get("config", ""))
+    except json.JSONDecodeError:
+        node = {}
     target = node.pop("_target_", None) if isinstance(node, dict) else None
     for method in group_options("adapter"):
         shipped = yaml.safe_load((config_directory() / "adapter" / f"{method}.yaml").read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -41,7 +42,7 @@ from mwa_lightning.tasks.heads import RetrievalHeads
 from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss
 
 # The same numbers as in configs/backbone/beit3_tiny.yaml.
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "width": 128,
     "depth": 5,
     "heads": 4,
@@ -56,20 +57,22 @@ MASKED_SHARE = 0.35  # of the words of a fused sequence
 
 # Words that captions of either domain do not have, so that other people's captions do not fall to letters at once.
 GENERAL_WORDS = """
-the a an of and or in on at to from with without by for as is are was were be been being has have had do does did not no
-yes this that these those there here it its they their he she his her you your we our i my who what which where when how
-one two three four five six seven eight nine ten none some any all both each every either neither other another same
-different only exactly least most more less many few several first second third last left right top bottom middle centre
-side corner above below over under beside between behind near far next inside outside around across through along up down
-north south east west before after picture image photo photograph drawing painting scene view background foreground ground
-canvas sky wall floor table frame paper man woman boy girl child people person dog cat bird horse cow sheep animal tree
-flower grass plant house building street road car bus train boat bicycle plane ball hat shirt water food cup plate book
-chair bed door window hand head face eye red orange yellow green cyan blue purple pink black white grey brown gold silver
-crimson scarlet amber violet navy dark light bright pale colour coloured shape object thing item circle square triangle
-star cross ring diamond crescent round large big small little tiny huge long short tall wide thin thick old young new
-empty full open closed plain striped spotted see shows contain contains find holds look looks make makes take sits stands
-lies runs walking playing standing sitting holding wearing riding looking eating part piece group pair row line number
-true false statement amber golden turquoise rose kite spark plus rhombus block asterisk giant mini aqua azure olive scarlet
+the a an of and or in on at to from with without by for as is are was were be been being has have had do
+does did not no yes this that these those there here it its they their he she his her you your we our i my
+who what which where when how one two three four five six seven eight nine ten none some any all both each
+every either neither other another same different only exactly least most more less many few several first
+second third last left right top bottom middle centre side corner above below over under beside between
+behind near far next inside outside around across through along up down north south east west before after
+picture image photo photograph drawing painting scene view background foreground ground canvas sky wall
+floor table frame paper man woman boy girl child people person dog cat bird horse cow sheep animal tree
+flower grass plant house building street road car bus train boat bicycle plane ball hat shirt water food cup
+plate book chair bed door window hand head face eye red orange yellow green cyan blue purple pink black
+white grey brown gold silver crimson scarlet amber violet navy dark light bright pale colour coloured shape
+object thing item circle square triangle star cross ring diamond crescent round large big small little tiny
+huge long short tall wide thin thick old young new empty full open closed plain striped spotted see shows
+contain contains find holds look looks make makes take sits stands lies runs walking playing standing
+sitting holding wearing riding looking eating part piece group pair row line number true false statement
+amber golden turquoise rose kite spark plus rhombus block asterisk giant mini aqua azure olive scarlet
 """
 
 logger = logging.getLogger("pretrain_tiny")
@@ -157,7 +160,7 @@ def train_tokenizer(path: Path, work: Path, *, seed: int) -> None:
         split = read_karpathy(
             work / domain / "dataset_scenes.json", folder=work / domain, problems=Problems(), official=False
         )["train"]
-        texts += [split.captions[index].text for index in range(0, 10_000)]
+        texts += [split.captions[index].text for index in range(10_000)]
         generator = picture_generator(seed, domain, "tokenizer", 0)
         for _ in range(500):
             texts += sample_statement_group(domain=domain, generator=generator)[1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.training.build import adapter_metadata
 
+TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone
 TEXTS = ["a red circle left of a blue square", "a star"]
 
 
@@ -34,8 +36,9 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     words = ["".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(900)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*words, *TEXTS]), model_prefix=str(folder / "tiny"), vocab_size=996,
-        model_type="bpe", unk_id=0, bos_id=1, eos_id=2, minloglevel=2,
+        sentence_iterator=iter([*words, *TEXTS]), model_prefix=str(folder / "tiny"), model_type="bpe",
+        vocab_size=TINY.vocabulary_size - 2,
+        unk_id=0, bos_id=1, eos_id=2, minloglevel=2,
     )  # fmt: skip
     return folder / "tiny.model"
 
@@ -76,16 +79,17 @@ def test_load__frozen_model_from_a_file(call: Callable[..., Loaded], weights: Pa
     assert not any(module.training for module in loaded.model.modules())
     assert torch.equal(loaded.model.heads.vision.weight, load_file(weights)["vision_head.weight"])
     embeddings = embed(loaded)
-    assert embeddings.shape == (3, 128)
+    assert embeddings.shape == (3, TINY.width)
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
     assert torch.equal(embeddings, embed(call(weights)))
 
 
 def test_load__image_size_goes_to_backbone_and_transform(call: Callable[..., Loaded], weights: Path) -> None:
-    loaded = call(weights, image_size=64)
-    assert loaded.transform.image_size == loaded.model.backbone.image_size == 64
+    size = TINY.image_size + TINY.patch_size
+    loaded = call(weights, image_size=size)
+    assert loaded.transform.image_size == loaded.model.backbone.image_size == size
     assert loaded.model.backbone.fingerprint == call(weights).model.backbone.fingerprint
-    assert embed(loaded).shape == (3, 128)
+    assert embed(loaded).shape == (3, TINY.width)
 
 
 def test_load__adapter_file_brings_method_and_settings(
@@ -124,10 +128,13 @@ def test_load__adapter_file_brings_method_and_settings(
 
 
 def test_load__released_adapter_brings_its_form(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
-    shapes = {"adaptmlp_text.down_proj": (7, 128), "adaptmlp_text.up_proj": (128, 7)}
-    shapes |= {"adaptmlp_vision.down_proj": (7, 128), "adaptmlp_vision.up_proj": (128, 7)}
+    shapes = {
+        f"adaptmlp_{stream}.{part}": shape
+        for stream in ("text", "vision")
+        for part, shape in (("down_proj", (7, TINY.width)), ("up_proj", (TINY.width, 7)))
+    }
     state = {}
-    for layer in range(4):
+    for layer in range(TINY.depth):
         for name, shape in shapes.items():
             key = f"beit3.encoder.layers.{layer}.{name}"
             state |= {f"{key}.weight": torch.randn(shape), f"{key}.bias": torch.randn(shape[0])}
@@ -145,10 +152,17 @@ def test_load__name_of_a_method_gives_it_freshly_made(call: Callable[..., Loaded
     assert torch.equal(embed(loaded), embed(call(weights)))
 
 
+def test_load__works_within_an_application_that_uses_hydra(call: Callable[..., Loaded], tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("answer: 42")
+    with initialize_config_dir(version_base="1.3", config_dir=str(tmp_path)):
+        call()
+        assert compose("theirs").answer == 42
+
+
 def test_load__shipped_weights_by_default() -> None:
     loaded = mwa_lightning.load("beit3_tiny")
     assert loaded.model.backbone.fingerprint != "random"
-    assert embed(loaded).shape == (3, 128)
+    assert embed(loaded).shape == (3, TINY.width)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +173,7 @@ def test_load__shipped_weights_by_default() -> None:
         ("beit3_tiny", {"adapter": "mwaa"}, ConfigError, "neither a file nor a method. Did you mean mwa"),
         ("beit3_tiny", {"adapter": "absent.safetensors"}, ConfigError, "neither a file nor a method"),
         ("beit3_tiny", {"checkpoint": "absent.pth"}, CheckpointError, "absent.pth: no such checkpoint"),
-        ("beit3_tiny", {"checkpoint": "random", "image_size": 50}, ConfigError, "image_size=50"),
-        ("beit3_base", {}, CheckpointError, "beit3_base_itc_patch16_224.pth"),
+        ("beit3_tiny", {"checkpoint": "random", "image_size": TINY.image_size + 1}, ConfigError, "does not divide it"),
     ],
 )
 def test_load__mistakes_are_one_line(
@@ -171,6 +184,7 @@ def test_load__mistakes_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_load__base_without_its_tokenizer_names_it() -> None:
-    with pytest.raises(CheckpointError, match=r"beit3\.spm"):
-        mwa_lightning.load("beit3_base", "random")
+@pytest.mark.parametrize("options", [{}, {"checkpoint": "random"}])
+def test_load__base_without_its_files_names_them(options: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"(?s)beit3_base_itc_patch16_224\.pth.*beit3\.spm"):
+        mwa_lightning.load("beit3_base", **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -63,19 +64,28 @@ def _run(command: Command, arguments: list[str]) -> None:
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
 
-        print(help_text(command))
+        _show(help_text(command))
     elif "--version" in flags:
         from mwa_lightning import __version__
 
-        print(__version__)
+        _show(__version__)
     else:
         config = command.compose(arguments)
         if "--cfg job" in flags:
             from omegaconf import OmegaConf
 
-            print(OmegaConf.to_yaml(config), end="")
+            _show(OmegaConf.to_yaml(config).rstrip())
         else:
             command.execute(config)
+
+
+def _show(text: str) -> None:
+    """Print to a reader that may leave early, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _take_flags(arguments: list[str]) -> set[str]:

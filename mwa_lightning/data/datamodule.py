@@ -152,8 +152,8 @@ class RetrievalDataModule(lightning.LightningDataModule):
         }
         for name in needed[stage] if stage is not None else ("train", "val", self.test_split):
             self._look_for_images(self.split(name))
-            if name == "train":
-                self._make_sampler()
+            if name == "train" and (self.trainer is not None or self.batch_size > 1):
+                self._make_sampler()  # refuses a global batch of one; how many processes there are, a trainer tells
 
     def split(self, name: str) -> RetrievalSplit:
         """A split of the data set.

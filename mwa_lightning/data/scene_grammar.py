@@ -57,12 +57,14 @@ class Wording:
     """The words and sentence forms of a domain; every entry is a choice of equal chances.
 
     `sentences` may use {a} and {b} (two things with their articles), {relation} (of a to b) and {ground};
-    `lists` join all {things} of a scene; `vague` name one thing only.
+    `lists` join all {things} of a scene; `vague` name one thing only. `size_share` is the chance that a thing is
+    named with its size.
     """
 
     colours: dict[str, tuple[str, ...]]
     shapes: dict[str, tuple[str, ...]]
     sizes: dict[str, tuple[str, ...]]
+    size_share: float
     grounds: dict[str, tuple[str, ...]]
     relations: dict[str, tuple[str, ...]]
     sentences: tuple[str, ...]
@@ -75,6 +77,7 @@ WORDINGS: dict[str, Wording] = {
         colours={name: (name,) for name in COLOURS},
         shapes={name: (name,) for name in SHAPES},
         sizes={"large": ("large", "big"), "small": ("small", "little")},
+        size_share=0.5,
         grounds={"grey": ("grey", "pale"), "black": ("black", "dark")},
         relations={
             "left": ("to the left of", "left of"),
@@ -101,9 +104,9 @@ WORDINGS: dict[str, Wording] = {
     "target": Wording(
         colours={
             "red": ("crimson",),
-            "orange": ("orange",),
-            "yellow": ("yellow",),
-            "green": ("emerald",),
+            "orange": ("amber",),
+            "yellow": ("golden",),
+            "green": ("green",),
             "cyan": ("cyan",),
             "blue": ("navy",),
             "purple": ("violet",),
@@ -115,11 +118,12 @@ WORDINGS: dict[str, Wording] = {
             "triangle": ("wedge",),
             "star": ("star",),
             "cross": ("cross",),
-            "ring": ("hoop",),
+            "ring": ("ring",),
             "diamond": ("diamond",),
-            "crescent": ("moon",),
+            "crescent": ("crescent",),
         },
         sizes={"large": ("huge",), "small": ("tiny",)},
+        size_share=0.15,
         grounds={"grey": ("foggy",), "black": ("gloomy",)},
         relations={
             "left": ("on the left of",),
@@ -205,9 +209,9 @@ def _caption(scene: Scene, wording: Wording, generator: np.random.Generator) -> 
 
 
 def phrase(thing: Thing, *, wording: Wording, generator: np.random.Generator, with_size: bool | None = None) -> str:
-    """Name a thing with its article, colour and shape, and its size if asked for (None: half of the time)."""
+    """Name a thing with its article, colour and shape, and its size (None: as often as the domain does)."""
     if with_size is None:
-        with_size = bool(generator.random() < 0.5)
+        with_size = bool(generator.random() < wording.size_share)
     words = [choose(generator, wording.colours[thing.colour]), choose(generator, wording.shapes[thing.shape])]
     if with_size:
         words.insert(0, choose(generator, wording.sizes[thing.size]))

@@ -26,7 +26,7 @@ CAPTIONS_PER_PICTURE = 5
 STATEMENTS_PER_GROUP = 4  # two pairs of pictures, each with a sentence that is true and one that is false
 
 _RECORD = "scenes.json"
-_VERSION = 1  # of the generator; raised when the same parameters give other files
+VERSION = 1  # of the generator; raised when the same parameters give other files
 _SPLITS = ("train", "val", "test")
 _NLVR2_SPLITS = {"train": "train", "dev": "dev", "test": "test1"}
 _NLVR2_DIRECTORIES = 100
@@ -154,7 +154,7 @@ def _write_once(
     for name, value in {"seed": seed, **counts}.items():
         if value < 0:
             raise ConfigError(f"scenes: {name}={value}; give 0 or more")
-    parameters = {"version": _VERSION, "layout": layout, "domain": domain, "seed": seed, **counts}
+    parameters = {"version": VERSION, "layout": layout, "domain": domain, "seed": seed, **counts}
     root = Path(root)
     if _recorded_parameters(root) == parameters:
         return

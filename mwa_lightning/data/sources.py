@@ -121,8 +121,10 @@ def layout_named(name: str) -> Layout:
 
 
 def scenes_root(*, domain: str) -> Path:
-    """Where the built-in data set of a domain is kept."""
-    return cache_folder() / f"scenes-{domain}-{'-'.join(str(value) for value in SCENES.values())}"
+    """Where the built-in data set of a domain is kept; another version of the generator has another folder."""
+    from mwa_lightning.data.scenes import VERSION
+
+    return cache_folder() / f"scenes-v{VERSION}-{domain}-{'-'.join(str(value) for value in SCENES.values())}"
 
 
 def prepare_scenes(root: Path, *, domain: str) -> None:
@@ -135,13 +137,7 @@ def prepare_scenes(root: Path, *, domain: str) -> None:
         return
     from mwa_lightning.data.scenes import write_scenes
 
-    try:
-        write_scenes(root, domain=domain, **SCENES)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"data.root {root} cannot be made ({reason}): set data.root to a folder that may be written"
-        ) from None
+    write_scenes(root, domain=domain, **SCENES)
 
 
 def cache_folder() -> Path:

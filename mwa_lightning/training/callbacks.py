@@ -178,6 +178,9 @@ class RunKeeper(pl.Callback):
             return
         due = self.every_n_steps is not None and step % self.every_n_steps == 0 and step > self._saved_step
         if due and batch_idx + 1 < trainer.num_training_batches:
+            # Lightning logs a step's figures after this hook: the checkpoint would come without its last
+            # step's, which would be lost if the run were killed in between. The table takes them once.
+            trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, epoch=trainer.current_epoch, batches=batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -19,7 +19,7 @@ COLUMNS = ("step", "epoch", "name", "value")
 
 
 class TableLogger(Logger):
-    """`metrics.csv`, append-only, one figure a row: step, epoch, name, value.
+    """`metrics.csv`, append-only, one figure a row: step, epoch, name, value; repeated calls count once.
 
     A row a figure, because figures come at different times and a file that is only appended to cannot gain
     columns; `pandas.read_csv(...).pivot_table(index="step", columns="name", values="value")` makes the wide
@@ -29,6 +29,7 @@ class TableLogger(Logger):
     def __init__(self, *, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._latest: tuple[int | None, tuple[str, ...]] | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +58,9 @@ class TableLogger(Logger):
         """Append one row for each figure."""
         figures = dict(metrics)
         epoch = figures.pop("epoch", None)
+        if (step, tuple(figures)) == self._latest:
+            return
+        self._latest = (step, tuple(figures))
         begin = not self.size
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 METHODS = ("full", "mwa", "head_only")
-RATES = ("3e-4", "1e-3", "3e-3")
+RATES = ("1e-3", "2e-3", "5e-3")
 
 
 @dataclass(frozen=True)

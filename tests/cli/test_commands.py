@@ -204,6 +204,12 @@ sys.exit(train.main([]))
     assert process("-c", script).returncode == code
 
 
+def test_help__reader_leaves_early() -> None:
+    script = "import os, sys; from mwa_lightning.cli import train; os.close(1); r, w = os.pipe(); os.close(r); "
+    result = process("-c", script + "assert w == 1 or os.dup2(w, 1) == 1; sys.exit(train.main(['--help']))")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 HEAVY = "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -46,7 +47,7 @@ def test_wheel__installed_into_an_empty_environment(tmp_path: Path) -> None:
     wheels, environment, empty = tmp_path / "wheels", tmp_path / "environment", tmp_path / "empty"
     empty.mkdir()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    call([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)], cwd=empty)
+    call([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source_copy(tmp_path / "source"))], cwd=empty)
     (wheel,) = wheels.glob("mwa_lightning-*.whl")
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -68,6 +69,16 @@ def test_wheel__installed_into_an_empty_environment(tmp_path: Path) -> None:
     assets = {path.relative_to(ROOT / "mwa_lightning").as_posix() for path in (ROOT / "mwa_lightning/assets").glob("*")}
     assert (configs | assets) - shipped == set()
     assert list(empty.iterdir()) == []
+
+
+def source_copy(to: Path) -> Path:
+    """What a wheel is built from, so that building leaves nothing in the checkout."""
+    to.mkdir()
+    for part in ("mwa_lightning", "configs"):
+        shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("LICENSE*")):
+        shutil.copy(file, to)
+    return to
 
 
 def call(command: list[str], *, cwd: Path) -> str:

@@ -48,9 +48,7 @@ def test_discovery__finds_what_the_commands_promise() -> None:
     assert {"cpu", "gpu", "ddp"} <= set(group_options("trainer"))
     assert {"csv", "tensorboard", "wandb"} <= set(group_options("logger"))
     sizes_and_data = {f"{size}_{data}" for size in ("base", "large") for data in ("coco", "flickr30k")}
-    assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(
-        EXPERIMENTS
-    )
+    assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
@@ -120,9 +118,7 @@ def test_experiment__passes_the_checks_before_training(name: str, tmp_path: Path
         ("mwa_beit3_large_coco", 2e-4, 1.0, 30, 3),
     ],
 )
-def test_experiment__official_settings(
-    name: str, lr: float, layer_decay: float, epochs: int, warmup: int
-) -> None:
+def test_experiment__official_settings(name: str, lr: float, layer_decay: float, epochs: int, warmup: int) -> None:
     config = composed(f"experiment={name}")
     expected = {
         "optim.lr": lr,
@@ -143,12 +139,8 @@ def test_experiment__official_settings(
     assert global_batch == (3072 if name.startswith("full") else 128)
 
 
-SMALL = (
-    "width=32 depth=2 heads=4 ffn_width=64 vocabulary_size=64 image_size=32 patch_size=16 checkpoint=random"
-)
-BUILT = [
-    pair for pair in CHOICES if pair[0] in ("backbone", "adapter", "task", "data", "trainer", "experiment")
-]
+SMALL = "width=32 depth=2 heads=4 ffn_width=64 vocabulary_size=64 image_size=32 patch_size=16 checkpoint=random"
+BUILT = [pair for pair in CHOICES if pair[0] in ("backbone", "adapter", "task", "data", "trainer", "experiment")]
 
 
 @pytest.mark.parametrize(("group", "choice"), BUILT, ids=[f"{group}={choice}" for group, choice in BUILT])
@@ -160,9 +152,7 @@ def test_choice__instantiates(group: str, choice: str, tmp_path: Path) -> None:
     model = attach(config, backbone, heads)
     assert type(model.adapter).__name__ == config.adapter._target_.rpartition(".")[2]
     assert make_task(config, model).model is model
-    data = instantiate(
-        config.data, tokenizer=None, image_size=config.backbone.image_size, seed=1, split="test"
-    )
+    data = instantiate(config.data, tokenizer=None, image_size=config.backbone.image_size, seed=1, split="test")
     assert data.batch_size == config.data.batch_size
     trainer = make_trainer(config, RunDirectory(tmp_path))
     assert trainer.max_epochs == config.trainer.max_epochs

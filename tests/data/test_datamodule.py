@@ -95,8 +95,13 @@ def test_setup__other_split_to_test(write_karpathy: Write, tokenizer: SentencePi
 def test_setup__out_of_range(
     write_karpathy: Write, tokenizer: SentencePieceTokenizer, options: dict[str, Any], says: str
 ) -> None:
+    def load() -> None:
+        module = _module(write_karpathy(), tokenizer, **options)
+        module.setup("fit")
+        module.train_dataloader()
+
     with pytest.raises(ConfigError) as caught:
-        _module(write_karpathy(), tokenizer, **options).setup("fit")
+        load()
     assert says in str(caught.value)
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +116,7 @@ def test_domains__differ_in_words_and_look(folders: dict[str, Path]) -> None:
     edges = {}
     for domain, folder in folders.items():
         images = read_images(folder)
-        words[domain] = {
-            word for image in images for sentence in image["sentences"] for word in sentence["tokens"]
-        }
+        words[domain] = {word for image in images for sentence in image["sentences"] for word in sentence["tokens"]}
         pictures = np.stack([np.asarray(Image.open(path), dtype=float) for path in sorted(folder.rglob("*.jpg"))])
         edges[domain] = np.abs(np.diff(pictures, axis=1)).mean()
     assert len(words["target"] - words["source"]) > 15
@@ -138,7 +137,7 @@ def test_captions__tell_the_truth(domain: str) -> None:
             words = caption.lower().replace(",", "").rstrip(".").split()
             named = [
                 (colours[colour], shapes[shape])
-                for colour, shape in zip(words, words[1:], strict=False)
+                for colour, shape in pairwise(words)
                 if colour in colours and shape in shapes
             ]
             assert named
@@ -150,17 +149,15 @@ def test_captions__tell_the_truth(domain: str) -> None:
     assert related > 200
 
 
-def test_sample_scene__things_differ_and_are_inside() -> None:
+def test_sample_scene__things_differ_and_are_within_the_picture() -> None:
     generator = np.random.default_rng(0)
     scenes = [sample_scene(generator) for _ in range(300)]
     for scene in scenes:
         assert len(scene.things) in (2, 3)
         assert len({thing.kind for thing in scene.things}) == len(scene.things)
         for thing in scene.things:
-            assert 0 < thing.x - thing.radius
-            assert thing.x + thing.radius < 1
-            assert 0 < thing.y - thing.radius
-            assert thing.y + thing.radius < 1
+            assert thing.radius - 0.01 < thing.x < 1.01 - thing.radius
+            assert thing.radius - 0.01 < thing.y < 1.01 - thing.radius
             assert all(relations_between(thing, other) for other in scene.things if other is not thing)
     assert {thing.kind for scene in scenes for thing in scene.things} == {(c, s) for c in COLOURS for s in SHAPES}
 
@@ -201,9 +198,7 @@ def test_write_scenes__nothing_half_written(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "changed", [{"domain": "sauce"}, {"seed": -1}, {"train": -1}], ids=["domain", "seed", "count"]
-)
+@pytest.mark.parametrize("changed", [{"domain": "sauce"}, {"seed": -1}, {"train": -1}], ids=["domain", "seed", "count"])
 def test_write_scenes__bad_arguments(changed: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=next(iter(changed))):
         write_scenes(tmp_path / "scenes", **{"domain": "source", "seed": 0, **COUNTS, **changed})

@@ -89,9 +89,3 @@ def test_prepare_scenes__made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first = source.annotations.stat()
     sources.prepare_scenes(tmp_path / "deep" / "set", domain="target")
     assert source.annotations.stat() == first
-
-
-def test_prepare_scenes__not_writable(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"data\.root .*set cannot be made"):
-        sources.prepare_scenes(tmp_path / "file" / "set", domain="target")

@@ -1,7 +1,7 @@
 """BEiT-3 against torchscale 0.2.0, read from an official file: images, texts and both, to 1e-5 in fp32.
 
-Every tensor is drawn at random, texts are padded, and the error is the largest difference over the spread of the
-output. That each tensor counts is shown by altering one after the other.
+Every tensor is drawn at random, texts are padded, and errors are relative to the spread of the output. That each
+tensor counts is shown by altering one after the other.
 """
 
 from __future__ import annotations

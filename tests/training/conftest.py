@@ -59,7 +59,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.model"
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_config(data_root: Path, tokenizer_file: Path, tmp_path: Path) -> MakeConfig:
     """Composes as the command line does: two layers of width 16, 8 captions a batch, three steps an epoch."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file)).get_piece_size()

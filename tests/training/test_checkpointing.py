@@ -39,9 +39,7 @@ def test_save__rotates_and_sums_are_right(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([LAST, PREVIOUS, BEST, SUMS])
 
 
-def test_latest__cut_short_falls_back_to_previous(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_latest__cut_short_falls_back_to_previous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = CheckpointFiles(tmp_path)
     write(files, 0)
     write(files, 1)
@@ -49,7 +47,7 @@ def test_latest__cut_short_falls_back_to_previous(
     (tmp_path / LAST).write_bytes(content[:-7])
     assert step_of(files) == 0
     assert "last.ckpt is cut short" in caplog.text
-    with pytest.raises(CheckpointError, match="cut short"):
+    with pytest.raises(CheckpointError, match=r"cut short"):
         files.load_checkpoint(tmp_path / LAST)
     (tmp_path / PREVIOUS).write_bytes(b"")
     assert files.latest() is None
@@ -95,7 +93,7 @@ def test_load__runs_nothing(tmp_path: Path) -> None:
 
     files = CheckpointFiles(tmp_path)
     files.save_checkpoint({"trap": Trap()}, tmp_path / LAST)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         files.load_checkpoint(tmp_path / LAST)
 
 

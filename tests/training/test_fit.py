@@ -86,9 +86,7 @@ def test_fit__leaves_a_complete_run_directory(
     assert all(torch.equal(after.backbone.state_dict()[name], value) for name, value in backbone_bytes.items())
 
 
-def test_fit__frozen_bytes_stay_and_the_rest_moves(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit__frozen_bytes_stay_and_the_rest_moves(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[RetrievalModel, dict[str, torch.Tensor]]] = []
     attach = fit_module.attach
 
@@ -164,13 +162,12 @@ def test_fit__killed_after_a_save_and_started_again(
     assert weights[0] == weights[1]
     tables = [rows_of(tmp_path / run / "metrics.csv") for run in ("whole", "killed")]
     assert tables[0] == tables[1]
-    states = [
-        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "killed")
-    ]
+    states = [torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "killed")]
     for name, tensor in states[0]["state_dict"].items():
         assert torch.equal(tensor, states[1]["state_dict"][name]), name
-    assert states[0]["loops"]["fit_loop"]["epoch_progress"]["current"] == (
-        states[1]["loops"]["fit_loop"]["epoch_progress"]["current"]
+    assert (
+        states[0]["loops"]["fit_loop"]["epoch_progress"]["current"]
+        == (states[1]["loops"]["fit_loop"]["epoch_progress"]["current"])
     )
 
 

@@ -71,7 +71,7 @@ def run(toy: Toy, *callbacks: pl.Callback, batches: int = 6, **options: Any) -> 
 def test_stop__names_loss_step_and_samples() -> None:
     toy = Toy(bad={3: "loss"})
     with pytest.raises(
-        TrainingError, match="^step 3: the loss is not finite; samples: picture_3#0, picture_3#1, picture_3#2"
+        TrainingError, match=r"^step 3: the loss is not finite; samples: picture_3#0, picture_3#1, picture_3#2"
     ) as caught:
         run(toy, NonFiniteGuard(action="stop"))
     assert "\n" not in str(caught.value)
@@ -101,14 +101,14 @@ def test_skip__weights_unchanged_and_counted(what: str, caplog: pytest.LogCaptur
 
 def test_skip__a_run_of_bad_steps_ends() -> None:
     toy = Toy(bad=dict.fromkeys(range(2, 40), "loss"))
-    with pytest.raises(TrainingError, match="^step 21: .* 20th skipped step in a row"):
+    with pytest.raises(TrainingError, match=r"^step 21: .* 20th skipped step in a row"):
         run(toy, NonFiniteGuard(action="skip"), batches=40)
 
 
 def test_stop__names_the_micro_batch_of_an_accumulated_step() -> None:
-    with pytest.raises(TrainingError, match="^step 1: the loss is not finite; samples: picture_2#0, pic"):
+    with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite; samples: picture_2#0, pic"):
         run(Toy(bad={2: "loss"}), NonFiniteGuard(action="stop"), accumulate_grad_batches=2)
-    with pytest.raises(TrainingError, match="samples: picture_2#0.*picture_3#2"):
+    with pytest.raises(TrainingError, match=r"samples: picture_2#0.*picture_3#2"):
         run(Toy(bad={3: "gradient"}), NonFiniteGuard(action="stop"), accumulate_grad_batches=2)
 
 
@@ -117,15 +117,13 @@ def test_scaled__overflow_is_no_error_but_a_loss_is() -> None:
     run(toy, guard, plugins=[GatedMixedPrecision(device="cpu")], gradient_clip_val=1.0)
     assert torch.equal(toy.history[1], toy.history[2])
     assert not torch.equal(toy.history[2], toy.history[3])
-    with pytest.raises(TrainingError, match="^step 2: the loss"):
-        run(
-            Toy(bad={2: "loss"}), NonFiniteGuard(action="stop"), plugins=[GatedMixedPrecision(device="cpu")]
-        )
+    with pytest.raises(TrainingError, match=r"^step 2: the loss"):
+        run(Toy(bad={2: "loss"}), NonFiniteGuard(action="stop"), plugins=[GatedMixedPrecision(device="cpu")])
 
 
 def test_scaled__twenty_overflows_in_a_row_are_an_error() -> None:
     toy = Toy(bad=dict.fromkeys(range(40), "gradient"))
-    with pytest.raises(TrainingError, match="20th step in a row in 16-mixed.*bf16-mixed"):
+    with pytest.raises(TrainingError, match=r"20th step in a row in 16-mixed.*bf16-mixed"):
         run(toy, NonFiniteGuard(action="stop"), batches=40, plugins=[GatedMixedPrecision(device="cpu")])
 
 

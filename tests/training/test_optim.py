@@ -135,8 +135,7 @@ def test_make_optimizer__equals_formula_in_float64() -> None:
 )
 def test_cosine_with_warmup__bounds_and_ends(total: int, warmup: int, floor: float) -> None:
     factors = [
-        cosine_with_warmup(step, total_steps=total, warmup_steps=warmup, floor=floor)
-        for step in range(total + 1)
+        cosine_with_warmup(step, total_steps=total, warmup_steps=warmup, floor=floor) for step in range(total + 1)
     ]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[0] == (0.0 if warmup else 1.0)

@@ -74,9 +74,7 @@ def test_key_map__names_of_the_official_files() -> None:
         modules += [f"{prefix}.self_attn.inner_attn_ln.{{e}}"]
         modules += [f"{prefix}.{norm}.{{e}}" for norm in ("self_attn_layer_norm", "final_layer_norm")]
         modules += [f"{prefix}.ffn.{{e}}.{part}" for part in ("fc1", "fc2", "ffn_layernorm")]
-    expected |= {
-        f"beit3.{m.format(e=e)}.{kind}" for m in modules for e in "AB" for kind in ("weight", "bias")
-    }
+    expected |= {f"beit3.{m.format(e=e)}.{kind}" for m in modules for e in "AB" for kind in ("weight", "bias")}
     names = beit3_key_map(12).names
     assert names.keys() == expected
     assert len(names) == len(set(names.values())) == 494
@@ -96,9 +94,7 @@ def test_load_backbone__pretrained_file_lacks_heads_and_has_those_of_masked_mode
     tmp_path: Path, itc: dict[str, Tensor]
 ) -> None:
     state = {key: tensor for key, tensor in itc.items() if key not in HEADS}
-    masked = {
-        f"{head}.{kind}": torch.zeros(3) for head in ("mlm_head", "mim_head") for kind in ("weight", "bias")
-    }
+    masked = {f"{head}.{kind}": torch.zeros(3) for head in ("mlm_head", "mim_head") for kind in ("weight", "bias")}
     backbone, heads = make(seed=1)
     kept = [parameter.detach().clone() for parameter in heads.parameters()]
     report = load_backbone(backbone, heads, write(tmp_path / "pretrained.pth", state | masked))
@@ -113,11 +109,7 @@ def test_load_backbone__pretrained_file_lacks_heads_and_has_those_of_masked_mode
 def test_load_backbone__nlvr2_head_and_adapters_of_the_released_code_are_dropped_by_name(
     tmp_path: Path, itc: dict[str, Tensor]
 ) -> None:
-    extra = [
-        f"head.{part}.{kind}"
-        for part in ("norm1", "dense1", "norm2", "dense2")
-        for kind in ("weight", "bias")
-    ]
+    extra = [f"head.{part}.{kind}" for part in ("norm1", "dense1", "norm2", "dense2") for kind in ("weight", "bias")]
     extra += [f"beit3.encoder.layers.0.{part}.weight" for part in ("adaptmlp_text.up_proj", "enhancemlp.fc1")]
     report = load_backbone(*make(), write(tmp_path / "a.pth", itc | {key: torch.zeros(1) for key in extra}))
     assert report.dropped == tuple(extra)
@@ -146,18 +138,14 @@ def test_load_backbone__other_resolution_interpolates_and_keeps_the_fingerprint(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_load_backbone__half_precision_file_is_cast(
-    tmp_path: Path, itc: dict[str, Tensor], dtype: torch.dtype
-) -> None:
+def test_load_backbone__half_precision_file_is_cast(tmp_path: Path, itc: dict[str, Tensor], dtype: torch.dtype) -> None:
     backbone, heads = make(48, seed=1)
     load_backbone(backbone, heads, write(tmp_path / "half.pth", {k: v.to(dtype) for k, v in itc.items()}))
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
     assert torch.equal(heads.vision.weight, itc["vision_head.weight"].to(dtype).float())
 
 
-def test_load_backbone__fingerprint_follows_the_backbone_alone(
-    tmp_path: Path, itc: dict[str, Tensor]
-) -> None:
+def test_load_backbone__fingerprint_follows_the_backbone_alone(tmp_path: Path, itc: dict[str, Tensor]) -> None:
     def fingerprint(changes: dict[str, Tensor], precision: torch.dtype = torch.float32) -> str:
         backbone, heads = make(seed=1)
         load_backbone(backbone.to(precision), heads, write(tmp_path / "x.pth", itc | changes))

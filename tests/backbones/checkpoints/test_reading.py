@@ -34,9 +34,7 @@ class Running:
 
 def assert_is_state(read: dict[str, torch.Tensor]) -> None:
     assert read.keys() == STATE.keys()
-    assert all(
-        torch.equal(read[name], STATE[name]) and read[name].dtype == STATE[name].dtype for name in STATE
-    )
+    assert all(torch.equal(read[name], STATE[name]) and read[name].dtype == STATE[name].dtype for name in STATE)
 
 
 def refused(path: Path) -> str:

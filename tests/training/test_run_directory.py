@@ -1,0 +1,65 @@
+"""Names, refusals and whole files of the run directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.run_directory import RunDirectory, choose, write_atomically
+
+MakeConfig = Callable[..., DictConfig]
+NOW = datetime(2026, 1, 31, 12, 0, 5)
+
+
+def test_choose__default_and_a_time_that_is_taken(make_config: MakeConfig, elsewhere: Path) -> None:
+    config = make_config("run_dir=null")
+    run = choose(config, name="scenes_mwa", now=NOW)
+    assert run.path == Path("logs/retrieval/scenes_mwa/2026-01-31_12-00-05")
+    assert not run.path.exists()
+    run.create()
+    assert choose(config, name="scenes_mwa", now=NOW).path.name == "2026-01-31_12-00-05_2"
+
+
+def test_check__free_keys_may_differ(make_config: MakeConfig, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    assert not run.check(make_config())
+    run.create()
+    run.write_config(make_config())
+    assert run.check(make_config("data.num_workers=3", "debug=true"))
+    with pytest.raises(ConfigError, match="seed=1"):
+        run.check(make_config("seed=1"))
+
+
+def test_check__a_directory_of_something_else(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("dear")
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        RunDirectory(tmp_path / "run").check(make_config())
+
+
+def test_write_atomically__a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.json"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_logging__appends(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for text in ("first", "second"):
+        with run.logging():
+            logging.getLogger("mwa_lightning.training").warning(text)
+    assert [line.split()[-1] for line in run.log.read_text().splitlines()] == ["first", "second"]
