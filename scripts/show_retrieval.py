@@ -58,7 +58,7 @@ def main() -> None:
 
     widths = [2.2] + [1.0] * 2 * FIRST
     figure, axes = plt.subplots(
-        arguments.captions, len(widths), figsize=(12, 1.5 * arguments.captions), width_ratios=widths
+        arguments.captions, len(widths), figsize=(12, 1.2 * arguments.captions), width_ratios=widths
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -77,7 +77,7 @@ def main() -> None:
     axes[0, 1 + FIRST + FIRST // 2].set_title("with MultiWay-Adapter", fontsize=10)
     figure.tight_layout(pad=0.3)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.picture, dpi=110)
+    figure.savefig(arguments.picture, dpi=90)
 
 
 if __name__ == "__main__":
