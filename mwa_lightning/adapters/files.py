@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.released import read_released
 from mwa_lightning.errors import CheckpointError
+from mwa_lightning.tensor_files import write_tensors
 
 FORMAT = "mwa_lightning adapter 1"
 
@@ -30,20 +29,7 @@ def save_adapter(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[s
     Values that are not strings are written as JSON. The file is written to a temporary name and renamed.
     """
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    content = memoryview(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
-    header = json.loads(bytes(content[8 : (end := 8 + int.from_bytes(content[:8], "little"))]))
-    # Written by hand: the library puts metadata in another order every time, and equal runs leave equal bytes.
-    packed = json.dumps({"__metadata__": dict(sorted({"format": FORMAT, **text}.items())), **header}).encode()
-    packed += b" " * (-len(packed) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines((len(packed).to_bytes(8, "little"), packed, content[end:]))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, state, metadata={"format": FORMAT, **text})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
+
+from mwa_lightning.tensor_files import write_tensors
 
 
 def write_predictions(
@@ -34,14 +34,9 @@ def write_predictions(
     else:
         ids = torch.tensor([int(image_id) for image_id in image_ids], dtype=torch.int64)
     tensors = {
-        "image_embeddings": images.detach().float().cpu().contiguous(),
-        "text_embeddings": texts.detach().float().cpu().contiguous(),
+        "image_embeddings": images.float(),
+        "text_embeddings": texts.float(),
         "image_ids": ids,
         "text_image_ids": ids[text_image.cpu()],
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, tensors, metadata=metadata)

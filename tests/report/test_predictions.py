@@ -3,11 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors import safe_open
 
-from mwa_lightning.report import predictions
 from mwa_lightning.report.predictions import write_predictions
 
 IMAGES, TEXTS = torch.eye(3), torch.eye(3)[[2, 0, 0, 1]]
@@ -41,18 +39,3 @@ def test_write_predictions__string_ids_are_numbered(tmp_path: Path) -> None:
     assert tensors["image_ids"].tolist() == [0, 1, 2]
     assert tensors["text_image_ids"].tolist() == [2, 0, 0, 1]
     assert json.loads(metadata["image_names"]) == ["b.jpg", "ä.jpg", "a.jpg"]
-
-
-def test_write_predictions__leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "predictions.safetensors"
-    path.write_bytes(b"earlier")
-
-    def broken(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(predictions, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_predictions(path, images=IMAGES, texts=TEXTS, text_image=TEXT_IMAGE, image_ids=[1, 2, 3])
-    assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
