@@ -1,5 +1,9 @@
 """The exceptions that a person is meant to read: one line each, saying what, where and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints the message and exits with `exit_code`."""
@@ -27,3 +31,10 @@ class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 
     exit_code = 3
+
+
+def shorten(names: Iterable[str], most: int = 4) -> str:
+    """A few names and the count of the others, for a message of one line."""
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

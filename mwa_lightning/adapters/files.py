@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.released import read_released
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.tensor_files import write_tensors
 
 FORMAT = "mwa_lightning adapter 1"
@@ -72,7 +72,7 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
     ]
     if missing or unexpected or misshapen:
         problems = [("missing", missing), ("not expected", unexpected), ("of another shape", misshapen)]
-        detail = "; ".join(f"{what}: {_shorten(names)}" for what, names in problems if names)
+        detail = "; ".join(f"{what}: {shorten(names)}" for what, names in problems if names)
         raise CheckpointError(
             f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with"
         )
@@ -93,9 +93,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an adapter file of this package (it has no '{FORMAT}' mark)")
     return state, metadata
-
-
-def _shorten(names: list[str], most: int = 4) -> str:
-    """A few names and the count of the others."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

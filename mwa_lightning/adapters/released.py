@@ -15,9 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mwa_lightning.backbones.checkpoints.beit3 import HEADS
-from mwa_lightning.backbones.checkpoints.key_map import shorten
 from mwa_lightning.backbones.checkpoints.reading import read_state
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 
 _ADAPTER = re.compile(r"beit3\.encoder\.layers\.(\d+)\.(adaptmlp_text|adaptmlp_vision|enhancemlp)\.(.+)")
 _EXTRACTORS = {"adaptmlp_text": "vision", "adaptmlp_vision": "text"}

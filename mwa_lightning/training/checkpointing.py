@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.training.run_directory import write_atomically
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def check_keys(state: Iterable[str], trained: Iterable[str], *, origin: Path) ->
     if have == want:
         return
     problems = [
-        f"{what}: {', '.join(sorted(names)[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        f"{what}: {shorten(sorted(names))}"
         for what, names in (("missing", want - have), ("not expected", have - want))
         if names
     ]

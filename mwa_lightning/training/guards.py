@@ -11,13 +11,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from mwa_lightning.errors import TrainingError
+from mwa_lightning.errors import TrainingError, shorten
 from mwa_lightning.training.optim import GatedAdamW
 
 log = logging.getLogger(__name__)
 
 # As many skipped steps in a row are no accident any more, whatever was asked for.
 MOST_SKIPPED_IN_A_ROW = 20
+
+MOST_SAMPLES_NAMED = 8
 
 
 @dataclass
@@ -171,7 +173,7 @@ class MissingGradientGuard(pl.Callback):
         self._missing = missing if self._missing is None else self._missing & missing
         unexplained = sorted(self._missing - self.declared_unused)
         if self._steps == 2 and unexplained:
-            shown = ", ".join(unexplained[:5]) + (f" and {len(unexplained) - 5} more" if len(unexplained) > 5 else "")
+            shown = shorten(unexplained, 5)
             raise TrainingError(
                 f"no gradient after two steps: {shown}. Nothing that the task runs uses this; freeze it, or "
                 "let the adapter method declare it unused"
@@ -187,11 +189,6 @@ def _not_finite(tensors: Sequence[Tensor]) -> Tensor:
 def _describe(record: StepRecord, index: int) -> tuple[str, str]:
     """What the first bad entry is called, and the samples it may come from."""
     if index < len(record.losses):
-        return "the loss", _shorten(record.samples[index])
+        return "the loss", shorten(record.samples[index], MOST_SAMPLES_NAMED)
     samples = [sample for micro_batch in record.samples for sample in micro_batch]
-    return f"the gradient of {record.names[index - len(record.losses)]}", _shorten(samples)
-
-
-def _shorten(samples: Sequence[str], most: int = 8) -> str:
-    rest = len(samples) - most
-    return ", ".join(samples[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return f"the gradient of {record.names[index - len(record.losses)]}", shorten(samples, MOST_SAMPLES_NAMED)

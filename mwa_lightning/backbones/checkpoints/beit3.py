@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
-from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map, shorten
+from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
 from mwa_lightning.backbones.checkpoints.reading import read_state
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.positions import grid_of, interpolate_positions
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 
 EXPERTS = {"A": "vision", "B": "text"}
 HEADS = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,3 @@ def apply_key_map(
         detail = "; ".join(f"{what}: {shorten(names)}" for what, names in problems if names)
         raise CheckpointError(f"{origin}: does not fit ({detail}); give a checkpoint of this very model")
     return Mapped(tensors, dropped, new)
-
-
-def shorten(names: Iterable[str], most: int = 4) -> str:
-    """A few names and the count of the others."""
-    names = list(names)
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map, shorten
+from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
 from mwa_lightning.errors import CheckpointError
 
 KEYS = KeyMap(
@@ -56,8 +56,3 @@ def test_apply_key_map__shapes_must_be_equal_unless_the_caller_sees_to_them() ->
     with pytest.raises(CheckpointError, match=re.escape("of another shape: A (3,) for (2,)")):
         apply_key_map(other, KEYS, SHAPES, origin="file")
     assert apply_key_map(other, KEYS, SHAPES | {"one": None}, origin="file").tensors["one"].shape == (3,)
-
-
-def test_shorten__a_few_and_the_count_of_the_others() -> None:
-    assert shorten(["a", "b"]) == "a, b"
-    assert shorten("abcdefg") == "a, b, c, d and 3 more"
