@@ -27,6 +27,15 @@ class TrainingError(UserError):
     """A run that must not go on: a non-finite loss, a parameter without a gradient."""
 
 
+class ProcessFailed(UserError):  # noqa: N818 (its own message was another process's)
+    """Another process of the run failed, with exit code `code` (minus the signal that ended it)."""
+
+    def __init__(self, *, rank: int, code: int) -> None:
+        self.exit_code = code if code > 0 else 1
+        how = f"with exit code {code}, its message stands above" if code > 0 else f"by signal {-code}"
+        super().__init__(f"rank {rank} ended {how}; all processes of the run were ended")
+
+
 class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,23 +11,30 @@ from typing import Any, NamedTuple
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from mwa_lightning.adapters.files import read_metadata
+from mwa_lightning.adapters.files import is_ours, read_metadata
 from mwa_lightning.adapters.released import read_released, released_options
+from mwa_lightning.adapters.released_modex import holds_modex, modex_options
+from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.cli.composing import Request, apply, compose_groups
 from mwa_lightning.cli.menu import config_directory, group_options
 from mwa_lightning.cli.suggesting import did_you_mean
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
+from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform
 from mwa_lightning.errors import CheckpointError, ConfigError
-from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.training.build import build_model
+from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.reasoning_heads import StatementShape
+from mwa_lightning.training.build import build_model, image_options
 
 
 class Loaded(NamedTuple):
-    """A model in eval mode, its tokenizer (texts to ids and mask), its transform (PIL image to uint8 tensor)."""
+    """A model in eval mode, its tokenizer (texts to ids and mask), its transform (PIL image to uint8 tensor).
 
-    model: RetrievalModel
-    tokenizer: SentencePieceTokenizer
+    The model is a RetrievalModel (`encode_image`, `encode_text`) or, for statements about images, a ReasoningModel
+    (`model(images, ids, mask)`; its classes are `model.heads.shape.classes`).
+    """
+
+    model: Any
+    tokenizer: Tokenizer
     transform: EvaluationTransform
 
 
@@ -36,6 +43,7 @@ def load(
     checkpoint: str | Path | None = None,
     adapter: str | Path | None = None,
     *,
+    task: str | None = None,
     tokenizer: str | Path | None = None,
     image_size: int | None = None,
 ) -> Loaded:
@@ -50,16 +58,25 @@ def load(
         images = model.encode_image(transform(Image.open("photo.jpg"))[None])
         texts = model.encode_text(*tokenizer(["a red circle left of a blue square", "two green stars"]))
     scores = images @ texts.T  # cosines
+
+    model, tokenizer, transform = mwa_lightning.load("beit3_tiny", adapter="logs/other_run/adapter.safetensors")
+    pair = torch.stack([transform(Image.open(file)) for file in ("left.jpg", "right.jpg")])
+    with torch.inference_mode():
+        logits = model(pair[None], *tokenizer(["there is a star in both pictures"]))  # task=reasoning: False, True
     ```
 
     Args:
-        name: The backbone: `beit3_tiny` (its weights ship with the package), `beit3_base` or `beit3_large`.
-        checkpoint: Its weights, an official `.pth` or safetensors; `"random"` for none.
+        name: The backbone, a file of `configs/backbone`: `beit3_tiny` (its weights ship with the package),
+            `beit3_base`, `clip_b32`, `siglip2_base` and so on.
+        checkpoint: Its weights, an official file, or the folder of one; `"random"` for none.
         adapter: None for the frozen model (zero-shot); an `adapter.safetensors`, whose metadata name the
-            method and its settings; a `.pth` of the released MultiWay-Adapter code; or the name of a method,
-            freshly made.
-        tokenizer: The SentencePiece model of the backbone (`beit3.spm` for base and large).
-        image_size: Side of the images in pixels; position embeddings are interpolated to it.
+            method and its settings; a `.pth` of the released code of MultiWay-Adapter or ModeX; or the name
+            of a method, freshly made.
+        task: `retrieval`, `reasoning` or `entailment`; None = that of the adapter file, or retrieval. Where no adapter
+            file says it, `reasoning` is of two images, true or false, and `entailment` of one image and three classes.
+        tokenizer: The backbone's tokenizer: a file (`beit3.spm`), a folder, or `hf://OWNER/NAME`.
+        image_size: Side of the images in pixels; position embeddings are interpolated to it. None is the size that
+            an `adapter.safetensors` was trained at, or else the backbone's own.
 
     Raises:
         ConfigError: No such backbone or adapter, or parts that do not fit.
@@ -71,15 +88,22 @@ def load(
             f"there is no backbone {name!r}.{did_you_mean(name, backbones)} Choose one of {', '.join(backbones)}"
         )
     method, values = _adapter(adapter)
+    metadata = _metadata(adapter)
+    task = task or metadata.get("task", "retrieval")
+    if task not in group_options("task"):
+        raise ConfigError(f"there is no task {task!r}. Choose one of {', '.join(group_options('task'))}")
     given = {"checkpoint": checkpoint, "tokenizer": tokenizer, "image_size": image_size}
     for key, value in given.items():
         if value is not None:
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value
     with _outside_hydra():
-        config = compose_groups("train", {"backbone": name, "adapter": method})
+        config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
     apply(config, Request(choices={}, values=values, added={}))
-    model, reader = build_model(config)
-    return Loaded(model.eval(), reader, EvaluationTransform(image_size=config.backbone.image_size))
+    shape = None
+    if "images" in metadata and about_statements(config):
+        shape = StatementShape(images=json.loads(metadata["images"]), classes=tuple(json.loads(metadata["classes"])))
+    model, reader = build_model(config, shape)
+    return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config)))
 
 
 @contextmanager
@@ -107,27 +131,40 @@ def _adapter(adapter: str | Path | None) -> tuple[str, dict[str, Any]]:
             f"adapter={adapter}: neither a file nor a method.{did_you_mean(str(adapter), methods)} Give an "
             f"adapter.safetensors, or one of {', '.join(methods)}"
         )
-    settings: dict[str, Any]
-    if path.suffix == ".safetensors":
-        method, settings = _from_metadata(path)
+    if is_ours(path):
+        method, values = _from_metadata(path)
     else:
-        method, settings = "mwa", dict(released_options(read_released(path)))
-    return method, {f"adapter.{key}": value for key, value in settings.items()} | {"adapter.checkpoint": str(path)}
+        content = read_state(path)
+        options: Mapping[str, int | bool | str]
+        if holds_modex(content):
+            method, options = "modex", modex_options(content, origin=path)
+        else:
+            method, options = "mwa", released_options(read_released(path))
+        values = {f"adapter.{key}": value for key, value in options.items()}
+    return method, values | {"adapter.checkpoint": str(path)}
+
+
+def _metadata(adapter: str | Path | None) -> dict[str, str]:
+    """What an adapter file of ours says of itself; nothing where there is none."""
+    path = None if adapter is None else Path(adapter).expanduser()
+    return read_metadata(path) if path is not None and path.is_file() and is_ours(path) else {}
 
 
 def _from_metadata(path: Path) -> tuple[str, dict[str, Any]]:
-    """The method and the settings that an adapter file names.
+    """The method and the settings that an adapter file names, with `backbone.image_size` where the file has it.
 
     A file may come from anywhere, so its `_target_` is only compared with those of our own configs, never
     imported.
     """
+    metadata = read_metadata(path)
     try:
-        node = json.loads(read_metadata(path).get("config", ""))
+        node, size = json.loads(metadata.get("config", "")), json.loads(metadata.get("image_size", "null"))
     except json.JSONDecodeError:
-        node = {}
+        node, size = {}, None
     target = node.pop("_target_", None) if isinstance(node, dict) else None
     for method in group_options("adapter"):
         shipped = yaml.safe_load((config_directory() / "adapter" / f"{method}.yaml").read_text(encoding="utf-8"))
         if shipped["_target_"] == target:
-            return method, node
+            values = {f"adapter.{key}": value for key, value in node.items()}
+            return method, values if size is None else values | {"backbone.image_size": size}
     raise CheckpointError(f"{path}: its method {target} is none of {', '.join(group_options('adapter'))}")

@@ -1,6 +1,7 @@
-"""Pretrains `beit3_tiny` and its tokenizer on the source domain of the scenes, and writes both to the package's assets.
+"""Pretrains `beit3_tiny` on the source domain of the scenes, and writes it to the package's assets.
 
     python scripts/pretrain_tiny.py
+    python scripts/pretrain_tiny.py --train-tokenizer   # the tokenizer too: other ids, so another model
 
 Three objectives: contrastive, as in retrieval; image-text matching on the fused sequence, whose wrong pictures are
 those that the contrastive part takes for right; and masked words on the fused sequence. The heads of the last two are
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -72,7 +74,7 @@ object thing item circle square triangle star cross ring diamond crescent round 
 huge long short tall wide thin thick old young new empty full open closed plain striped spotted see shows
 contain contains find holds look looks make makes take sits stands lies runs walking playing standing
 sitting holding wearing riding looking eating part piece group pair row line number true false statement
-amber golden turquoise rose kite spark plus rhombus block asterisk giant mini aqua azure olive scarlet
+mr mrs amber golden turquoise rose kite spark plus rhombus block asterisk giant mini aqua azure olive scarlet
 """
 
 logger = logging.getLogger("pretrain_tiny")
@@ -116,7 +118,10 @@ def main() -> None:
             )
         logger.info("wrote the pictures")
         model_file = arguments.output / "beit3_tiny.spm"
-        train_tokenizer(model_file, work, seed=arguments.seed)
+        if arguments.train_tokenizer:
+            train_tokenizer(model_file, work, seed=arguments.seed)
+        elif arguments.output != ASSETS:
+            shutil.copyfile(ASSETS / model_file.name, model_file)
         tokenizer = SentencePieceTokenizer(model_file, ARCHITECTURE["max_text_length"])
         train = read_split(work / "source", "train", tokenizer)
         tests = {domain: read_split(work / domain, "test", tokenizer) for domain in DOMAINS}
@@ -137,6 +142,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=ASSETS, help="folder of the two files")
+    parser.add_argument("--train-tokenizer", action="store_true", help="instead of taking the one that ships")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=12000, help="of the source domain, five captions each")
     parser.add_argument("--steps", type=int, default=1800)
@@ -234,7 +240,7 @@ def pretrain(
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.precision == "bf16"),
         ):
             image_vectors = heads.embed_image(backbone.encode_image(images))
-            text_vectors = heads.embed_text(backbone.encode_text(ids, mask))
+            text_vectors = heads.embed_text(backbone.encode_text(ids, mask), mask)
             contrast = contrastive_loss(
                 image_vectors,
                 text_vectors,
@@ -322,7 +328,7 @@ def zero_shot(backbone: Multiway, heads: RetrievalHeads, split: Captioned) -> di
     for rows in torch.arange(len(split.images)).split(250):
         recall.update_images(heads.embed_image(backbone.encode_image(split.images[rows])), rows)
     for rows in torch.arange(len(split.ids)).split(250):
-        vectors = heads.embed_text(backbone.encode_text(split.ids[rows], split.mask[rows]))
+        vectors = heads.embed_text(backbone.encode_text(split.ids[rows], split.mask[rows]), split.mask[rows])
         recall.update_texts(vectors, rows, split.image_index[rows])
     return {name: float(value) for name, value in recall.compute().items()}
 

@@ -46,6 +46,7 @@ def main() -> None:
     prepare_scenes(root, domain="target")
     source = find_source(layout="scenes", root=root)
     split = source.read(Problems())["test"]
+    assert isinstance(split, RetrievalSplit)
     chosen = [
         len(split.captions) * (2 * number + 1) // (2 * arguments.captions) for number in range(arguments.captions)
     ]

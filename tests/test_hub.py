@@ -20,10 +20,15 @@ from mwa_lightning.adapters.files import save_adapter, trained_state
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.checkpoints import official_state
+from mwa_lightning.backbones.checkpoints.clip import transformers_key_map
+from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
+from mwa_lightning.backbones.checkpoints.siglip import siglip_key_map
+from mwa_lightning.backbones.dual import DualEncoder
 from mwa_lightning.cli.composing import Request, apply, compose_groups
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
-from mwa_lightning.training.build import adapter_metadata
+from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.training.build import OURS, adapter_metadata
 
 TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone
 TEXTS = ["a red circle left of a blue square", "a star"]
@@ -104,7 +109,7 @@ def test_load__adapter_file_brings_method_and_settings(
         for parameter in adapter.parameters():
             parameter.normal_(0.0, 0.2)
     path = tmp_path / "adapter.safetensors"
-    save_adapter(path, trained_state(trained), metadata=adapter_metadata(config, model.backbone))
+    save_adapter(path, trained_state(trained), metadata=adapter_metadata(config, model))
 
     loaded = call(weights, path)
     assert isinstance(loaded.model.adapter, MultiWayAdapter)
@@ -115,6 +120,10 @@ def test_load__adapter_file_brings_method_and_settings(
 
     with pytest.raises(CheckpointError, match="trained on beit3_tiny with weights"):
         call("random", path)
+    # The kind of file is told by its content, not by its name.
+    renamed = path.rename(tmp_path / "adapter.bin")
+    assert torch.equal(embed(call(weights, renamed)), expected)
+    path = renamed.rename(path)
 
     # A file may come from anywhere: what it names as its class is not imported.
     with safe_open(path, framework="pt") as file:
@@ -123,8 +132,25 @@ def test_load__adapter_file_brings_method_and_settings(
         "config": metadata["config"].replace("mwa_lightning.adapters.mwa.MultiWayAdapter", "os.system")
     }
     save_file(load_file(path), path, strange)
-    with pytest.raises(CheckpointError, match=r"its method os.system is none of full, head_only, mwa, none"):
+    with pytest.raises(CheckpointError, match=r"its method os.system is none of full, head_only, modex, mwa, none"):
         call(weights, path)
+
+
+def test_load__adapter_file_brings_its_image_size(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
+    size = TINY.image_size + TINY.patch_size
+    trained = call(weights, "head_only", image_size=size).model
+    config = compose_groups("train", {"backbone": "beit3_tiny", "adapter": "head_only"})
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, trained_state(trained), metadata=adapter_metadata(config, trained))
+    loaded = call(weights, path)
+    assert loaded.transform.image_size == loaded.model.backbone.image_size == size
+    assert call(weights, path, image_size=TINY.image_size).transform.image_size == TINY.image_size
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["image_size"]  # as files of version 0.1 are
+    save_file(load_file(path), path, metadata)
+    assert call(weights, path).transform.image_size == TINY.image_size
 
 
 def test_load__released_adapter_brings_its_form(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
@@ -138,8 +164,8 @@ def test_load__released_adapter_brings_its_form(call: Callable[..., Loaded], wei
         for name, shape in shapes.items():
             key = f"beit3.encoder.layers.{layer}.{name}"
             state |= {f"{key}.weight": torch.randn(shape), f"{key}.bias": torch.randn(shape[0])}
-    torch.save({"model": state}, tmp_path / "released.pth")
-    adapter = call(weights, tmp_path / "released.pth").model.adapter
+    torch.save({"model": state}, tmp_path / "released")
+    adapter = call(weights, tmp_path / "released").model.adapter
     assert isinstance(adapter, MultiWayAdapter)
     assert (adapter.mid_dim, adapter.enhancer_form, adapter.scale) == (7, "none", 0.6)
     down = adapter.get_parameter("extractors.vision_2.bottleneck.down.weight")
@@ -169,7 +195,7 @@ def test_load__shipped_weights_by_default() -> None:
     ("name", "options", "error", "said"),
     [
         ("beit3_bass", {}, ConfigError, "Did you mean beit3_base"),
-        ("clip", {}, ConfigError, "Choose one of beit3_base, beit3_large, beit3_tiny"),
+        ("clip", {}, ConfigError, "Choose one of .*beit3_base, beit3_large, beit3_tiny"),
         ("beit3_tiny", {"adapter": "mwaa"}, ConfigError, "neither a file nor a method. Did you mean mwa"),
         ("beit3_tiny", {"adapter": "absent.safetensors"}, ConfigError, "neither a file nor a method"),
         ("beit3_tiny", {"checkpoint": "absent.pth"}, CheckpointError, "absent.pth: no such checkpoint"),
@@ -188,3 +214,38 @@ def test_load__mistakes_are_one_line(
 def test_load__base_without_its_files_names_them(options: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"(?s)beit3_base_itc_patch16_224\.pth.*beit3\.spm"):
         mwa_lightning.load("beit3_base", **options)
+
+
+@pytest.mark.parametrize("name", ["clip_tiny", "siglip2_tiny"])
+def test_load__dual_encoders(name: str, tmp_path: Path) -> None:
+    drawn = mwa_lightning.load(name, "random", "mwa")
+    ids, mask = drawn.tokenizer(TEXTS)
+    assert bool(mask.all()) == (name == "siglip2_tiny")
+    assert ids.shape[1] == (32 if name == "siglip2_tiny" else int(mask.sum(dim=1).max()))
+    assert drawn.transform.resize == ("stretch" if name == "siglip2_tiny" else "crop")
+    assert drawn.transform.interpolation == ("bilinear" if name == "siglip2_tiny" else "bicubic")
+    with torch.no_grad():
+        for parameter in drawn.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    frozen = RetrievalModel(backbone=DualEncoder(**options_of(name)), adapter=NoAdapter(), heads=drawn.model.heads)
+    frozen.backbone.load_state_dict(drawn.model.backbone.state_dict())
+    key_map = (siglip_key_map if name == "siglip2_tiny" else transformers_key_map)(frozen.backbone)
+    ours = parameters_to_fill(frozen.backbone, frozen.heads)
+    state = {
+        key: torch.cat([ours[part] for part in key_map.parts(key)]) if len(key_map.parts(key)) > 1
+        else ours[key_map.parts(key)[0]].detach().clone()
+        for key in key_map.names
+    }  # fmt: skip
+    save_file(state, tmp_path / "model.safetensors")
+    loaded = mwa_lightning.load(name, tmp_path)
+    assert loaded.model.backbone.fingerprint != "random"
+    assert torch.equal(embed(loaded), embed(Loaded(frozen.eval(), loaded.tokenizer, loaded.transform)))
+    with pytest.raises(CheckpointError, match="has no weights"):
+        mwa_lightning.load(name)
+    with pytest.raises(CheckpointError, match="is configured with"):
+        mwa_lightning.load("siglip2_tiny" if name == "clip_tiny" else "clip_tiny", tmp_path)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    node = compose_groups("train", {"backbone": name}).backbone
+    return {str(key): value for key, value in node.items() if key not in OURS}

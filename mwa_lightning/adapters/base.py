@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Site, Stream
 from mwa_lightning.errors import ConfigError
 
@@ -20,7 +20,7 @@ class AdapterMethod(nn.Module):
     # Names (in the whole model) of trainable parameters that a task may leave without a gradient.
     declared_unused: frozenset[str] = frozenset()
 
-    def attach(self, backbone: Multiway, heads: nn.Module, *, streams: Sequence[Stream]) -> None:
+    def attach(self, backbone: Backbone, heads: nn.Module, *, streams: Sequence[Stream]) -> None:
         """Put modules on the sites of `streams` and set what trains, in the backbone and in the heads too.
 
         Raises ConfigError naming method, backbone and site if a site that the method requires is missing.
@@ -29,11 +29,11 @@ class AdapterMethod(nn.Module):
         heads.requires_grad_(True)
         self.place(backbone, heads, streams)
 
-    def place(self, backbone: Multiway, heads: nn.Module, streams: Sequence[Stream]) -> None:
+    def place(self, backbone: Backbone, heads: nn.Module, streams: Sequence[Stream]) -> None:
         """The method's own part of `attach`."""
         raise NotImplementedError
 
-    def require(self, backbone: Multiway, sites: Iterable[Site], what: str) -> list[Site]:
+    def require(self, backbone: Backbone, sites: Iterable[Site], what: str) -> list[Site]:
         """The given sites, as a list. Raises ConfigError if there are none."""
         found = list(sites)
         if not found:

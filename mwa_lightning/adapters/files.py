@@ -12,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.released import read_released
+from mwa_lightning.adapters.released_modex import holds_modex, modex_trained
+from mwa_lightning.backbones.base import Backbone
+from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.tensor_files import write_tensors
 
@@ -40,13 +43,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
     """Fill the model's trainable parameters from an adapter file; the key sets and shapes must be equal.
 
-    The file is ours (`.safetensors`), or a `.pth` of the released MultiWay-Adapter code; the latter may lack heads, and
-    then those of the model stay. Raises CheckpointError if the file is missing, neither of the two, was trained on a
-    backbone with another fingerprint, or holds other tensors than those that train here.
+    The file is ours (safetensors), or a `.pth` of the released code of MultiWay-Adapter or ModeX, which its content
+    tells; the latter may lack heads, and then those of the model stay. Raises CheckpointError if the file is missing,
+    none of these, was trained on a backbone with another fingerprint, or holds other tensors than those that train
+    here.
     """
-    if path.suffix != ".safetensors":
-        heads = {name: tensor for name, tensor in trained_state(model).items() if name.startswith("heads.")}
-        fill_trainable(model, heads | read_released(path), origin=str(path))
+    if not is_ours(path):
+        trained = trained_state(model)
+        heads = {name: tensor for name, tensor in trained.items() if name.startswith("heads.")}
+        fill_trainable(model, heads | _read_pth(path, model, trained), origin=str(path))
         return
     state, metadata = _read(path)
     if metadata["fingerprint"] != fingerprint:
@@ -55,6 +60,27 @@ def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
             f"{fingerprint[:12]}; give the backbone.checkpoint that it was trained on"
         )
     fill_trainable(model, state, origin=str(path))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether an adapter file is in our form, safetensors, rather than one of torch, whatever it is called.
+
+    Where the content tells neither, and where there is no file, its name decides who shall say so. Raises
+    CheckpointError for a file of torch that is called `.safetensors`, which could only be read under another name.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    if head[8:] == b"{":  # after the length of the header, which is JSON
+        return True
+    named_so = path.suffix == ".safetensors"
+    if head.startswith((b"PK", b"\x80")):  # a zip archive or a pickle: the two forms of torch
+        if named_so:
+            raise CheckpointError(f"{path}: a file of torch, not safetensors; rename it to {path.stem}.pth")
+        return False
+    return named_so
 
 
 def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
@@ -79,6 +105,16 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(state[name])
+
+
+def _read_pth(path: Path, model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a file of the authors' code has of the parameters that train."""
+    content = read_state(path)
+    if not holds_modex(content):
+        return read_released(path)
+    backbone = model.get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    return modex_trained(content, backbone, {name: tensor.shape for name, tensor in trained.items()}, origin=path)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,7 +1,8 @@
 """MultiWay-Adapter: a New Knowledge Extractor beside each FFN and an Alignment Enhancer on top of each block.
 
 Source: Long et al., "MultiWay-Adapter" (arXiv 2309.01516) and longkukuhi/MultiWay-Adapter. Here every stream is adapted
-wherever its tokens occur, in the joint sequence too; the released code left fused input without extractors.
+wherever its tokens occur, in the joint sequence too; the released code left fused input without extractors. In fusion
+encoders (ALBEF, BLIP) the fusion layers are a stream like the others.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mwa_lightning.adapters.base import AdapterMethod
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.blocks import FeedForward
-from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.sites import SlotContext, Stream
 from mwa_lightning.errors import ConfigError
 
@@ -70,9 +71,10 @@ class AlignmentEnhancer(nn.Module):
 class MultiWayAdapter(AdapterMethod):
     """Extractors of width `mid_dim`, one per stream and layer, and enhancers, one per layer and shared by the streams.
 
-    `first_layer` (from 0) is the lowest adapted layer. With `enhancer="bottleneck"` the freshly attached adapter leaves
-    the backbone's outputs unchanged; with `"ffn"` (the released form) it does not. Raises ConfigError where every part
-    is switched off, or no layer is left.
+    Streams of different widths (CLIP's) cannot share an enhancer: there is one for each of them then. `extractor_text`
+    stands for the fusion stream of text tokens too. `first_layer` (from 0) is the lowest adapted layer. With
+    `enhancer="bottleneck"` the freshly attached adapter leaves the backbone's outputs unchanged; with `"ffn"` (the
+    released form) it does not. Raises ConfigError where every part is switched off, or no layer is left.
     """
 
     def __init__(
@@ -99,19 +101,19 @@ class MultiWayAdapter(AdapterMethod):
         if extractor_vision:
             self.extractor_streams.append("vision")
         if extractor_text:
-            self.extractor_streams.append("text")
+            self.extractor_streams += ["text", "fusion"]
         self.enhancer_form = enhancer
         self.enhancer_dim = enhancer_dim
         self.first_layer = first_layer
         self.extractors = nn.ModuleDict()
         self.enhancers = nn.ModuleDict()
 
-    def place(self, backbone: Multiway, heads: nn.Module, streams: Sequence[Stream]) -> None:
+    def place(self, backbone: Backbone, heads: nn.Module, streams: Sequence[Stream]) -> None:
         """Put extractors beside the FFNs and enhancers on top of the blocks, from `first_layer` up."""
         sites = self.require(
             backbone,
-            (site for site in backbone.sites(streams) if site.layer >= self.first_layer and site.stream != "fusion"),
-            f"vision or text layers from {self.first_layer} up",
+            (site for site in backbone.sites(streams) if site.layer >= self.first_layer and not site.joint),
+            f"layers from {self.first_layer} up",
         )
         for site in sites:
             if (site.branch, site.slot) == ("ffn", "beside") and site.stream in self.extractor_streams:
@@ -121,7 +123,7 @@ class MultiWayAdapter(AdapterMethod):
                 self.extractors[f"{site.stream}_{site.layer}"] = extractor
                 backbone.fill(site, extractor)
             elif (site.branch, site.slot) == ("block", "on_top") and self.enhancer_form != "none":
-                key = str(site.layer)
+                key = str(site.layer) if site.width == sites[0].width else f"{site.layer}_{site.stream}"
                 if key not in self.enhancers:
                     self.enhancers[key] = AlignmentEnhancer(self._inner(site.width))
                 backbone.fill(site, self.enhancers[key])
@@ -129,4 +131,4 @@ class MultiWayAdapter(AdapterMethod):
     def _inner(self, width: int) -> nn.Module:
         if self.enhancer_form == "bottleneck":
             return Bottleneck(width=width, mid_dim=self.enhancer_dim)
-        return FeedForward(width=width, hidden_width=4 * width, norm_epsilon=1e-5)
+        return FeedForward(width=width, hidden_width=4 * width, norm_epsilon=1e-5, sub_norm=True)

@@ -5,15 +5,16 @@ Source: Wang et al., "Image as a Foreign Language" (arXiv 2208.10442); microsoft
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mwa_lightning.backbones.blocks import Block, Segments, SequenceMask, routed
-from mwa_lightning.backbones.sites import PLACES, Site, SlotModule, Stream
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.backbones.base import Backbone, Family
+from mwa_lightning.backbones.blocks import Block, Routed, Segments, SequenceMask
+from mwa_lightning.backbones.sites import Stream
 
 # Rows 0 and 1 of both position tables are unused: the official code counts positions from 2, as Fairseq does.
 FIRST_POSITION = 2
@@ -52,23 +53,20 @@ class TextEmbedding(nn.Module):
         return tokens if mask is None else tokens * mask.unsqueeze(-1).to(tokens.dtype)
 
 
-class Multiway(nn.Module):
+class Multiway(Backbone):
     """BEiT-3 without heads: image-only, text-only and fused.
 
     Weights come from a checkpoint (`mwa_lightning.backbones.checkpoints`); as constructed they are random, drawn as
     the official code does. Raises ConfigError if the patch size does not divide the image size.
     """
 
+    family: ClassVar[Family] = "multiway"
     streams: tuple[Stream, ...] = ("vision", "text", "fusion")
-    # Parameters that no task reaches: they stay frozen whatever the adapter method trains.
+    joint_streams: ClassVar[frozenset[Stream]] = frozenset({"fusion"})
     unreachable: frozenset[str] = frozenset({"vision_embedding.mask_token"})
-    # Besides the 1-D ones.
     no_weight_decay: frozenset[str] = frozenset(
         {"vision_embedding.cls_token", "vision_embedding.positions", "text_embedding.positions"}
     )
-
-    image_mean: Tensor
-    image_std: Tensor
 
     def __init__(
         self,
@@ -87,67 +85,38 @@ class Multiway(nn.Module):
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
-        super().__init__()
-        if image_size % patch_size:
-            below = max(image_size // patch_size, 1) * patch_size
-            raise ConfigError(
-                f"backbone.image_size={image_size}: the patch size {patch_size} does not divide it; "
-                f"take {below} or {below + patch_size}"
-            )
-        if max_text_length > text_positions - FIRST_POSITION:
-            raise ConfigError(
-                f"backbone.max_text_length={max_text_length}: {name} has positions for "
-                f"{text_positions - FIRST_POSITION} tokens; take at most that many"
-            )
-        self.name = name
+        super().__init__(
+            name=name,
+            patch_size=patch_size,
+            image_size=image_size,
+            vocabulary_size=vocabulary_size,
+            text_positions=text_positions - FIRST_POSITION,
+            max_text_length=max_text_length,
+            image_mean=image_mean,
+            image_std=image_std,
+        )
         self.width = width
         self.depth = depth
-        self.patch_size = patch_size
-        self.image_size = image_size
-        self.vocabulary_size = vocabulary_size
-        self.max_text_length = max_text_length
-        # Of the weights as they were read from their file; set by whoever loads them.
-        self.fingerprint = "random"
         self.vision_embedding = VisionEmbedding(width=width, patch_size=patch_size, grid=image_size // patch_size)
         self.text_embedding = TextEmbedding(width=width, vocabulary_size=vocabulary_size, positions=text_positions)
         experts: tuple[Stream, ...] = ("vision", "text")
         self.blocks = nn.ModuleList(
-            Block(width=width, heads=heads, ffn_width=ffn_width, streams=experts, drop_path=rate)
+            Block(width=width, heads=heads, ffn_width=ffn_width, streams=experts, drop_path=rate, sub_norm=True)
             for rate in np.linspace(0.0, drop_path, depth).tolist()
         )
-        self.final_norm = routed(experts, lambda: nn.LayerNorm(width, eps=1e-5))
-        self.register_buffer("image_mean", torch.tensor(list(image_mean)).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(list(image_std)).view(3, 1, 1), persistent=False)
+        self.final_norm = Routed(experts, lambda: nn.LayerNorm(width, eps=1e-5))
 
-    def sites(self, streams: Collection[Stream]) -> list[Site]:
-        """Every place for an adapter on the given streams, from the lowest layer up."""
-        return [
-            Site(stream, layer, branch, slot, self.width)
-            for layer in range(self.depth)
-            for stream in self.streams
-            if stream in streams
-            for branch, slot in PLACES
-        ]
+    def layers(self, stream: Stream) -> Sequence[tuple[int, Block]]:
+        """All blocks, whatever the stream."""
+        return [(layer, block) for layer, block in enumerate(self.blocks) if isinstance(block, Block)]
 
-    def fill(self, site: Site, module: SlotModule) -> None:
-        """Put a module on a site; the backbone does not own it."""
-        block = self.blocks[site.layer]
-        assert isinstance(block, Block)
-        block.fill(site.place, module)
-
-    def layer_of(self, parameter_name: str) -> int:
-        """The layer id of layer-wise decay: 0 for embeddings, i + 1 for block i, depth + 1 for what is above."""
+    def layers_above(self, parameter_name: str) -> int:
+        """How many layers stand above a parameter; above the embeddings, all and one more, as in the official code."""
         if "embedding" in parameter_name:
-            return 0
+            return self.depth + 1
         if parameter_name.startswith("blocks."):
-            return int(parameter_name.split(".")[1]) + 1
-        return self.depth + 1
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Bring uint8 images (b, 3, s, s) to the pretrained range; images of a floating type are taken as they are."""
-        if images.is_floating_point():
-            return images
-        return (images.float() / 255 - self.image_mean) / self.image_std
+            return self.depth - int(parameter_name.split(".")[1])
+        return 0
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode images (b, 3, s, s), uint8 or normalised, as tokens (b, 1 + patches, d); the first is the CLS."""
@@ -170,4 +139,4 @@ class Multiway(nn.Module):
         mask = SequenceMask.of(segments, {"vision": None, "text": text_mask})
         for block in self.blocks:
             segments = block(segments, mask)
-        return {stream: self.final_norm[stream](tokens) for stream, tokens in segments.items()}
+        return self.final_norm.each(segments)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 Stream = Literal["vision", "text", "fusion"]
-Branch = Literal["self_attn", "ffn", "block"]
+Branch = Literal["self_attn", "cross_attn", "ffn", "block"]
 Slot = Literal["input", "after", "beside", "on_top"]
 
 
@@ -20,12 +20,13 @@ class Site:
     `stream` is the kind of tokens, `layer` counts from 0, `branch` is the part of the block, `slot` the kind of place:
 
     - `input` (of `block`): replaces what enters the block;
-    - `after` (of `self_attn`, `ffn`): on the branch's output, before drop path and the residual add;
-    - `beside` (of `self_attn`, `ffn`): parallel to the branch, fed with the residual stream, outside drop path;
+    - `after` (of `self_attn`, `cross_attn`, `ffn`): on the branch's output, before drop path and the residual add;
+    - `beside` (of `self_attn`, `cross_attn`, `ffn`): parallel to it, fed with the residual stream, outside drop path;
     - `on_top` (of `block`): after the whole block.
 
-    `width` is the number of channels there. In a Multiway transformer, `vision` and `text` sites act on their tokens
-    wherever these occur, in a joint sequence too; `fusion` sites act besides them, on the joint sequence only.
+    `width` is the number of channels there. `fusion` sites act on text tokens in the layers, and passes, in which these
+    see the image. In a Multiway transformer, `vision` and `text` sites act on their tokens wherever these occur, in a
+    joint sequence too; `fusion` sites then act besides them, on the joint sequence only (`joint`).
     """
 
     stream: Stream
@@ -33,6 +34,7 @@ class Site:
     branch: Branch
     slot: Slot
     width: int
+    joint: bool = False
 
     @property
     def place(self) -> Place:
@@ -55,12 +57,14 @@ class SlotContext(NamedTuple):
     """What a slot may know besides its tensors.
 
     `stream` is the stream of the tokens; `mask` (b, n), bool, is True on real tokens, or None where all are;
-    `split` is the number of vision tokens at the head of a joint sequence, or None outside one.
+    `split` is the number of vision tokens at the head of a joint sequence, or None outside one; `fused` says whether
+    text and image meet in this pass, in this layer or in a later one.
     """
 
     stream: Stream
     mask: Tensor | None
     split: int | None
+    fused: bool = False
 
 
 # `slot(y, x, context)`: y (b, n, d) is what stands there now, x (b, n, d) the residual stream that entered the branch
@@ -71,6 +75,8 @@ PLACES: tuple[tuple[Branch, Slot], ...] = (
     ("block", "input"),
     ("self_attn", "after"),
     ("self_attn", "beside"),
+    ("cross_attn", "after"),
+    ("cross_attn", "beside"),
     ("ffn", "after"),
     ("ffn", "beside"),
     ("block", "on_top"),

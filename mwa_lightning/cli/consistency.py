@@ -7,18 +7,26 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
+from mwa_lightning.tasks.kinds import about_statements
+
+BUILT_IN = ("scenes", "scenes_nlvr2")  # made where they are missing
 
 
 def check_model(config: DictConfig) -> None:
     """Check the backbone against itself and the adapter against the backbone."""
     backbone = config.backbone
     _image_fits_patches(backbone)
-    if backbone.width % backbone.heads:
-        raise ConfigError(f"backbone.heads={backbone.heads}: must divide backbone.width={backbone.width}")
+    # A transformer for all streams, or one for each: width, or vision_width and text_width, and so on.
+    for key in backbone:
+        if str(key).endswith("heads"):
+            width = str(key).removesuffix("heads") + "width"
+            if backbone[width] % backbone[key]:
+                raise ConfigError(f"backbone.{key}={backbone[key]}: must divide backbone.{width}={backbone[width]}")
+    depth = max(backbone[key] for key in backbone if str(key).endswith("depth"))
     first_layer = config.adapter.get("first_layer", 0)
-    if first_layer >= backbone.depth:
+    if first_layer >= depth:
         raise ConfigError(
-            f"adapter.first_layer={first_layer}: {backbone.name} has layers 0 to {backbone.depth - 1}, "
+            f"adapter.first_layer={first_layer}: {backbone.name} has layers 0 to {depth - 1}, "
             "so no layer would be adapted"
         )
     if backbone.checkpoint is None:
@@ -35,14 +43,29 @@ def check_model(config: DictConfig) -> None:
         ("backbone.tokenizer", backbone.tokenizer),
         ("adapter.checkpoint", config.adapter.checkpoint),
     ):
-        if file is not None and file != "random" and "://" not in file and not Path(file).is_file():
+        if file is not None and file != "random" and "://" not in file and not Path(file).exists():
             raise CheckpointError(f"{key}={file}: there is no such file")
+
+
+def check_task(config: DictConfig) -> None:
+    """Check the task against the data: captions are retrieved, labelled statements are classified."""
+    statements = config.data._target_.endswith(".StatementDataModule")
+    if statements and not about_statements(config):
+        raise ConfigError(
+            f"data={config.data.layout} holds labelled statements, and task={config.task.name} wants captions: take "
+            "task=reasoning or task=entailment, or choose another data="
+        )
+    if about_statements(config) and not statements:
+        raise ConfigError(
+            f"data={config.data.layout} holds captions without labels, and task={config.task.name} wants labelled "
+            "statements: take data=nlvr2, snli_ve, jsonl or scenes_nlvr2, or task=retrieval"
+        )
 
 
 def check_data(config: DictConfig) -> None:
     """Check that the data set can be there; what is in it is looked at by those who read it."""
     data = config.data
-    if data.layout == "scenes":  # made where it is missing
+    if data.layout in BUILT_IN:
         return
     if data.root is None:
         raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set")
@@ -56,7 +79,11 @@ def check_training(config: DictConfig) -> None:
     if config.adapter._target_.endswith(".NoAdapter"):
         raise ConfigError("adapter=none trains nothing: choose another adapter, or evaluate with mwa-eval")
     processes = 1 if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
-    if trainer.devices != "auto" and config.data.batch_size * processes < 2:
+    if config.training.zero_shot and about_statements(config):
+        raise ConfigError(
+            f"training.zero_shot=true: task={config.task.name} has no zero-shot figures, its head is new; set false"
+        )
+    if not about_statements(config) and trainer.devices != "auto" and config.data.batch_size * processes < 2:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size} on {processes} process makes a global batch of one, "
             "which has nothing to contrast; take at least 2"

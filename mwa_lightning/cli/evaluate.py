@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import CheckpointError, ConfigError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _USAGE = """
 mwa-eval run=DIR [group=choice ...] [key=value ...]
 mwa-eval backbone=... adapter=... data=... [key=value ...]
-Evaluate image-text retrieval on a split of a data set.
+Evaluate image-text retrieval, or statements about images, on a split of a data set.
 
   mwa-eval run=logs/retrieval/scenes_mwa/2026-01-31_12-00-00
   mwa-eval run=DIR split=val save_predictions=true
@@ -31,6 +31,7 @@ _MAIN_KEYS = (
     "run_dir",
     "split",
     "save_predictions",
+    "save_coordinator",
     "backbone.checkpoint",
     "backbone.tokenizer",
     "backbone.image_size",
@@ -83,7 +84,7 @@ def _stand_on_run(config: DictConfig, request: Request) -> None:
         raise ConfigError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {unlike[0]}")
     for key, value in saved.items():
         if key in config and key not in request.choices and key != "run_dir":
-            config[key] = value
+            config[key] = _with_newer_keys(config[key], value)
     if "adapter" in request.choices:
         return
     weights = directory / "adapter.safetensors"
@@ -94,10 +95,21 @@ def _stand_on_run(config: DictConfig, request: Request) -> None:
     config.adapter.checkpoint = str(weights)
 
 
+def _with_newer_keys(default: Any, saved: Any) -> Any:
+    """What a run's configuration has, and the defaults of keys that its version did not have yet."""
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(default, DictConfig) and isinstance(saved, DictConfig):
+        of_one_kind = default.get("_target_") is not None and default.get("_target_") == saved.get("_target_")
+        return OmegaConf.merge(default, saved) if of_one_kind else saved
+    return saved
+
+
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_data, check_model, check_precision
+    from mwa_lightning.cli.consistency import check_data, check_model, check_precision, check_task
 
     check_model(config)
+    check_task(config)
     check_data(config)
     check_precision(config)
     if config.expect is not None:

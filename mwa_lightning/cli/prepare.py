@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _USAGE = """
-mwa-prepare data=scenes [key=value ...]
+mwa-prepare data=scenes|scenes_nlvr2 [key=value ...]
 mwa-prepare data=... data.root=DIR check=true
-Make the built-in data set, or look at every file of a data set and report all its problems at once.
+Make a built-in data set, or look at every file of a data set and report all its problems at once.
 
   mwa-prepare data=scenes data.root=DIR
   mwa-prepare data=coco data.root=DIR check=true
@@ -46,27 +46,30 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_data
+    from mwa_lightning.cli.consistency import BUILT_IN, check_data
 
     check_data(config)
     layout = config.data.layout
-    if layout == "scenes":
+    if layout in BUILT_IN:
         _make_scenes(config)
     elif not config.check:
-        raise ConfigError(f"data={layout} is not made here, only data=scenes is; check=true inspects what is there")
+        raise ConfigError(
+            f"data={layout} is not made here, only data={' and data='.join(BUILT_IN)} are; check=true inspects what "
+            "is there"
+        )
     if config.check:
         _inspect(config)
 
 
 def _make_scenes(config: DictConfig) -> None:
-    """Make the built-in data set unless it is there; `data.root` is set to where it is."""
+    """Make a built-in data set unless it is there; `data.root` is set to where it is."""
     from mwa_lightning.data.sources import prepare_scenes, scenes_root
 
-    domain = config.data.domain
-    root = Path(config.data.root) if config.data.root is not None else scenes_root(domain=domain)
-    prepare_scenes(root, domain=domain)
+    layout, domain = config.data.layout, config.data.domain
+    root = Path(config.data.root) if config.data.root is not None else scenes_root(domain=domain, layout=layout)
+    prepare_scenes(root, domain=domain, layout=layout)
     config.data.root = str(root)
-    print(f"data=scenes, {domain} domain: {root}")
+    print(f"data={layout}, {domain} domain: {root}")
 
 
 def _inspect(config: DictConfig) -> None:

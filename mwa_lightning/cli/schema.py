@@ -50,6 +50,13 @@ def _numbers(length: int, each: Rule) -> Rule:
     return rule
 
 
+def _classes(value: Any) -> Any:
+    names = [str(name) for name in value] if isinstance(value, ListConfig) else []
+    if len(names) < 2 or len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise ValueError("want a list of two classes or more, each once, such as [no,yes]")
+    return value
+
+
 def _choice(*options: str) -> Rule:
     def rule(value: Any) -> str:
         if str(value) not in options:
@@ -79,6 +86,11 @@ def _path(value: Any) -> str:
 def _weights(value: Any) -> str:
     text = _text(value)
     return text if text == "random" or text.startswith("asset://") else _path(text)
+
+
+def _tokenizer(value: Any) -> str:
+    text = _text(value)
+    return text if text.startswith(("asset://", "hf://")) else _path(text)
 
 
 def _either(first: Rule, second: Rule) -> Rule:
@@ -118,14 +130,30 @@ RULES: dict[str, Rule] = {
     "seed": _integer(0),
     "split": _choice("train", "val", "test"),
     "save_predictions": _flag,
+    "save_coordinator": _flag,
     "check": _flag,
     "debug": _flag,
     "backbone.width": _integer(1),
     "backbone.depth": _integer(1),
     "backbone.heads": _integer(1),
     "backbone.ffn_width": _integer(1),
+    "backbone.form": _choice("clip", "siglip"),
+    **{
+        f"backbone.{stream}_{size}": _integer(1)
+        for stream in ("vision", "text")
+        for size in ("width", "depth", "heads", "ffn_width")
+    },
+    "backbone.embedding_width": _integer(1),
+    "backbone.activation": _choice("gelu", "gelu_tanh", "quick_gelu"),
+    "backbone.norm_epsilon": _positive,
     "backbone.patch_size": _integer(1),
     "backbone.image_size": _integer(1),
+    "backbone.text_layers": _integer(1),
+    "backbone.fusion_layers": _integer(0),
+    "backbone.pair": _flag,
+    "backbone.merge_from": _integer(0),
+    "backbone.token_types": _integer(1),
+    "backbone.encoder_token": _integer(-1),
     "backbone.vocabulary_size": _integer(5),
     "backbone.text_positions": _integer(5),
     "backbone.max_text_length": _integer(3),
@@ -133,7 +161,10 @@ RULES: dict[str, Rule] = {
     "backbone.image_mean": _numbers(3, _number(0, 1)),
     "backbone.image_std": _numbers(3, _positive),
     "backbone.checkpoint": _optional(_weights),
-    "backbone.tokenizer": _optional(_weights),
+    "backbone.tokenizer": _optional(_tokenizer),
+    "backbone.tokenizer_kind": _choice("sentencepiece", "clip", "bert", "siglip"),
+    "backbone.resize": _choice("stretch", "crop"),
+    "backbone.interpolation": _choice("bicubic", "bilinear"),
     "adapter.mid_dim": _integer(1),
     "adapter.scale": _positive,
     "adapter.dropout": _number(0, 1, with_high=False),
@@ -142,7 +173,14 @@ RULES: dict[str, Rule] = {
     "adapter.enhancer": _choice("bottleneck", "ffn", "none"),
     "adapter.enhancer_dim": _integer(1),
     "adapter.first_layer": _integer(0),
+    "adapter.variant": _choice("standard", "released"),
+    "adapter.coordinator": _choice("softmax", "uniform", "top1"),
+    "adapter.temperature": _positive,
     "adapter.checkpoint": _optional(_path),
+    "task.monitor": _text,
+    "task.label_smoothing": _number(0, 1, with_high=False),
+    "task.blind": _optional(_choice("images", "text")),
+    "task.loss": _choice("auto", "softmax", "sigmoid"),
     "task.logit_scale_max": _number(1),
     "task.mask_same_image": _flag,
     "data.root": _optional(_path),
@@ -159,6 +197,8 @@ RULES: dict[str, Rule] = {
     "data.horizontal_flip": _flag,
     "data.drop_last": _flag,
     "data.one_k": _flag,
+    "data.classes": _optional(_classes),
+    "data.swap_images": _flag,
     "optim.lr": _positive,
     "optim.weight_decay": _number(0),
     "optim.betas": _numbers(2, _number(0, 1, with_high=False)),

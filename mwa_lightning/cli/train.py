@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _USAGE = """
 mwa-train [group=choice ...] [key=value ...]
-Adapt a frozen vision-language model to image-text retrieval; evaluate it; leave a run directory.
+Adapt a frozen vision-language model to retrieval or to statements about images; leave a run directory.
 
   mwa-train                               the demo: MultiWay-Adapter on a small built-in data set
   mwa-train experiment=scenes_full        another experiment
@@ -71,9 +71,10 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_data, check_model, check_training
+    from mwa_lightning.cli.consistency import check_data, check_model, check_task, check_training
 
     check_model(config)
+    check_task(config)
     check_data(config)
     check_training(config)
 

@@ -15,20 +15,28 @@ from typing import Any, NamedTuple
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.problems import Problem, Problems
 from mwa_lightning.data.records import RetrievalSplit
-from mwa_lightning.data.sources import Source, find_source
+from mwa_lightning.data.sources import find_source
+from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.errors import DataError
+
+AnySplit = RetrievalSplit | StatementSplit
 
 _SPLITS = ("train", "val", "test")
 _IMAGES_A_TASK = 64
 
 
 class SplitCount(NamedTuple):
-    """How large a split is, and a hash over its image names in file order."""
+    """How large a split is, and a hash over its image names in file order.
+
+    `samples` are its captions or statements, as `samples_are` says; `labels` counts those of each class.
+    """
 
     name: str
     images: int
-    captions: int
+    samples: int
+    samples_are: str
     names_sha256: str
+    labels: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +44,11 @@ class Report:
     """What was found in a data set."""
 
     layout: str
-    annotations: Path | None
-    annotations_sha256: str | None
+    annotations: dict[Path, str]  # the SHA-256 of each file
     splits: list[SplitCount]
     problems: list[Problem]
     shared_pictures: list[str]
+    notes: list[str]
 
     @property
     def fatal(self) -> bool:
@@ -52,7 +60,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
     """Read the annotations of a data set and decode each of its images.
 
     Args:
-        data: Its configuration: `layout`, `root`, and where given `annotations`, `images` and `exif`.
+        data: Its configuration: `layout`, `root`, and where given `annotations`, `images`, `classes`, `exif`.
         workers: Processes that decode images; 0 = decode here.
     """
     problems = Problems(collect=True)
@@ -62,28 +70,29 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
             root=data.get("root"),
             annotations=data.get("annotations"),
             images=data.get("images"),
+            classes=data.get("classes"),
         )
     except DataError as error:
         return Report(
             layout=data["layout"],
-            annotations=None,
-            annotations_sha256=None,
+            annotations={},
             splits=[],
             problems=[Problem("not found", str(error))],
             shared_pictures=[],
+            notes=[],
         )
-    splits = source.read(problems)
+    splits: Mapping[str, AnySplit] = source.read(problems)
     for name in _SPLITS:
         if name not in splits:
-            problems.add("empty split", f"{source.annotations}: the split {name} has no items: add some")
+            problems.add("empty split", f"{source.file_of(name)}: the split {name} has no items: add some")
     digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers)
     return Report(
         layout=source.layout,
-        annotations=source.annotations,
-        annotations_sha256=_file_sha256(source),
+        annotations={file: _file_sha256(file) for file in source.files()},
         splits=[_count(split) for split in splits.values()],
         problems=problems.found,
         shared_pictures=list(_shared(splits.values(), digests)),
+        notes=problems.notes,
     )
 
 
@@ -95,18 +104,18 @@ def format_report(report: Report, *, most: int = 20) -> str:
         most: How many problems of a kind to print.
     """
     lines = [f"data={report.layout}"]
-    if report.annotations is not None:
-        lines.append(f"annotations {report.annotations}, sha256 {report.annotations_sha256}")
-    lines += [
-        f"{split.name}: {split.images:,} images, {split.captions:,} captions, sha256 of names {split.names_sha256}"
-        for split in report.splits
-    ]
+    lines += [f"annotations {file}, sha256 {digest}" for file, digest in report.annotations.items()]
+    for split in report.splits:
+        labels = ", ".join(f"{name} {count:,}" for name, count in split.labels.items())
+        samples = f"{split.samples:,} {split.samples_are}" + (f" ({labels})" if labels else "")
+        lines.append(f"{split.name}: {split.images:,} images, {samples}, sha256 of names {split.names_sha256}")
     for kind, count in Counter(problem.kind for problem in report.problems).items():
         lines.append(f"{kind}: {count:,}")
         lines += _some([problem.message for problem in report.problems if problem.kind == kind], most)
     if report.shared_pictures:
         lines.append(f"same picture in two splits (a run goes on all the same): {len(report.shared_pictures):,}")
         lines += _some(report.shared_pictures, most)
+    lines += report.notes
     lines.append(f"{len(report.problems):,} problems" if report.problems else "no problems")
     return "\n".join(lines)
 
@@ -116,18 +125,21 @@ def _some(messages: list[str], most: int) -> list[str]:
     return [f"  {message}" for message in messages[:most]] + ([f"  and {more:,} more"] if more > 0 else [])
 
 
-def _count(split: RetrievalSplit) -> SplitCount:
+def _count(split: AnySplit) -> SplitCount:
     names = hashlib.sha256("\n".join(split.pictures.names).encode("utf-8"))
-    return SplitCount(split.name, len(split.pictures), len(split.captions), names.hexdigest())
+    labels = {}
+    if isinstance(split, StatementSplit):
+        labels = {name: int((split.statements.labels == i).sum()) for i, name in enumerate(split.classes)}
+    return SplitCount(split.name, len(split.pictures), len(split), split.samples_are, names.hexdigest(), labels)
 
 
-def _file_sha256(source: Source) -> str:
-    with source.annotations.open("rb") as file:
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _examine_images(
-    splits: Mapping[str, RetrievalSplit], reader: ImageReader, problems: Problems, workers: int
+    splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int
 ) -> dict[str, bytes]:
     """Decode each image once; the digest of each that can be."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
@@ -162,7 +174,7 @@ def _examine(path: str, *, reader: ImageReader) -> tuple[bytes | None, Problem |
     return digest.digest(), None
 
 
-def _shared(splits: Iterable[RetrievalSplit], digests: Mapping[str, bytes]) -> Iterator[str]:
+def _shared(splits: Iterable[AnySplit], digests: Mapping[str, bytes]) -> Iterator[str]:
     first: dict[bytes, tuple[str, str]] = {}
     for split in splits:
         for picture in split.pictures:

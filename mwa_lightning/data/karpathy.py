@@ -19,6 +19,7 @@ class _Entry(NamedTuple):
     name: str
     split: str
     given_ids: dict[str, int]
+    given_labels: dict[str, str]
     captions: list[tuple[str, int | None]]
 
 
@@ -28,7 +29,7 @@ def read_karpathy(
     """The splits of a data set by name; `restval` belongs to `train`.
 
     An image's number is its `cocoid`, else its `imgid`, where every entry has one, and else its place in the
-    file; the same rule numbers the captions by `sentid`.
+    file, with its id as text, or else its path, for a label; the same rule numbers the captions by `sentid`.
 
     Args:
         annotations: The JSON file.
@@ -39,12 +40,12 @@ def read_karpathy(
     """
     images = _load(annotations, problems)
     entries = list(_entries(images, annotations, problems, official))
-    image_ids = _image_ids(entries)
+    image_ids, labels = _image_ids(entries)
     keep_sentence_ids = _distinct([number for entry in entries for _, number in entry.captions])
     builders: dict[str, SplitBuilder] = {}
     owner: dict[int, str] = {}
     count = 0
-    for entry, image_id in zip(entries, image_ids, strict=True):
+    for entry, image_id, label in zip(entries, image_ids, labels, strict=True):
         if owner.setdefault(image_id, entry.path) != entry.path:
             problems.add(
                 "image id used twice",
@@ -56,7 +57,9 @@ def read_karpathy(
         builder = builders.setdefault(split, SplitBuilder(name=split, folder=folder))
         for text, sentence_id in entry.captions:
             caption_id = sentence_id if keep_sentence_ids and sentence_id is not None else count
-            builder.add(path=entry.path, name=entry.name, image_id=image_id, text=text, caption_id=caption_id)
+            builder.add(
+                path=entry.path, name=entry.name, image_id=image_id, text=text, caption_id=caption_id, label=label
+            )
             count += 1
     return {name: builder.build() for name, builder in builders.items()}
 
@@ -101,7 +104,8 @@ def _entries(images: list[Any], annotations: Path, problems: Problems, official:
         if captions:
             given = {key: image[key] for key in _ID_KEYS if _is_id(image.get(key))}
             path = str(PurePath(prefix) / name)
-            yield _Entry(path=path, name=name, split=split, given_ids=given, captions=captions)
+            named = {key: image[key] for key in _ID_KEYS if isinstance(image.get(key), str)}
+            yield _Entry(path=path, name=name, split=split, given_ids=given, given_labels=named, captions=captions)
 
 
 def _captions(sentences: Any, where: str, problems: Problems, official: bool) -> Iterator[tuple[str, int | None]]:
@@ -122,13 +126,23 @@ def _captions(sentences: Any, where: str, problems: Problems, official: bool) ->
             yield text, number if _is_id(number) else None
 
 
-def _image_ids(entries: list[_Entry]) -> list[int]:
-    """Number of each entry's image: from the file where every entry has one, else in file order."""
+def _image_ids(entries: list[_Entry]) -> tuple[list[int], list[str] | list[None]]:
+    """Number and label of each entry's image.
+
+    The numbers are the file's, where every entry has one, and there are no labels then; else they count in file
+    order, and the labels are the file's ids where they are texts that tell the images apart, else the paths.
+    """
     for key in _ID_KEYS:
         if all(key in entry.given_ids for entry in entries):
-            return [entry.given_ids[key] for entry in entries]
+            return [entry.given_ids[key] for entry in entries], [None] * len(entries)
     places: dict[str, int] = {}
-    return [places.setdefault(entry.path, len(places)) for entry in entries]
+    numbers = [places.setdefault(entry.path, len(places)) for entry in entries]
+    for key in _ID_KEYS:
+        if all(key in entry.given_labels for entry in entries):
+            labels = [entry.given_labels[key] for entry in entries]
+            if len(set(zip(labels, numbers, strict=True))) == len(set(labels)) == len(places):
+                return numbers, labels
+    return numbers, [entry.path for entry in entries]
 
 
 def _distinct(numbers: list[int | None]) -> bool:

@@ -8,18 +8,19 @@ replaced and names them.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.records import ImageBatch, RetrievalSplit, TextBatch, TrainBatch
+from mwa_lightning.data.records import ImageBatch, Picture, RetrievalSplit, TextBatch, TrainBatch
 from mwa_lightning.data.sampling import GlobalBatchSampler, SampleKey, epoch_order
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
+from mwa_lightning.data.tokenizers import Encoded, Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, TrainTransform
 from mwa_lightning.errors import DataError
 
@@ -34,7 +35,7 @@ class BadImage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a worker hands over: a batch or an error, images it could not read, how many captions it cut."""
+    """What a worker hands over: a batch or an error, images it could not read, how many texts it cut."""
 
     batch: Any
     error: str | None = None
@@ -42,25 +43,45 @@ class Outcome(NamedTuple):
     truncated: int = 0
 
 
+class Sample(Protocol):
+    """What every kind of sample with images and a text says of itself; an error if it is of no use."""
+
+    @property
+    def text(self) -> str:
+        """The caption or statement."""
+
+    @property
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Images that could not be read on the way."""
+
+    @property
+    def error(self) -> str:
+        """Why it is of no use; empty where it is sound."""
+
+
+SampleT = TypeVar("SampleT", bound=Sample)
+
+
 class TrainSample(NamedTuple):
-    """One image-caption pair; without an image where none could be found."""
+    """One image-caption pair; an error instead of an image where none could be found."""
 
     image: Tensor | None
     text: str
     image_id: int
     sample_id: str
     bad_images: tuple[BadImage, ...] = ()
+    error: str = ""
 
 
-class TrainDataset(Dataset[TrainSample]):
-    """Augmented image-caption pairs.
+class ReplacingDataset(Dataset[SampleT], Generic[SampleT]):
+    """Augmented samples for training; what they are made of, and how they are made, is up to the kind.
 
-    A pair whose image cannot be read gives way to the one that comes a global batch later in the epoch's
-    order, or the first after it that can be read: the next that are not in the batch themselves. It so
-    depends on nothing but the seed, the epoch and the global batch size which pair that is.
+    A sample with an image that cannot be read gives way to the one that comes a global batch later in the
+    epoch's order, or the first after it that can be read: the next that are not in the batch themselves. It so
+    depends on nothing but the seed, the epoch and the global batch size which sample that is.
 
     Args:
-        split: The images and captions.
+        length: Number of samples.
         reader: Reads an image file.
         transform: Augments an image.
         batch_size: Number of samples in a global batch.
@@ -70,53 +91,89 @@ class TrainDataset(Dataset[TrainSample]):
     def __init__(
         self,
         *,
-        split: RetrievalSplit,
+        length: int,
         reader: ImageReader,
         transform: TrainTransform,
         batch_size: int,
         max_bad_images: int,
     ) -> None:
-        self._split = split
+        self._length = length
         self._reader = reader
         self._transform = transform
         self._batch_size = batch_size
         self._max_bad_images = max_bad_images
 
     def __len__(self) -> int:
-        return len(self._split.captions)
+        return self._length
 
-    def __getitem__(self, key: SampleKey) -> TrainSample:
+    def __getitem__(self, key: SampleKey) -> SampleT:
         bad: dict[str, BadImage] = {}
         for index in self._candidates(key):
-            caption = self._split.captions[index]
-            picture = self._split.pictures[caption.image_index]
-            if picture.path in bad:
+            pictures = self._pictures_of(index)
+            if any(picture.path in bad for picture in pictures):
                 continue
-            try:
-                image = self._reader(picture.path)
-            except DataError as error:
-                bad[picture.path] = BadImage(picture.path, str(error))
-                if len(bad) > self._max_bad_images:
+            images = []
+            for picture in pictures:
+                try:
+                    images.append(self._reader(picture.path))
+                except DataError as error:
+                    bad[picture.path] = BadImage(picture.path, str(error))
                     break
-                continue
-            return TrainSample(
-                image=self._transform(image, epoch=key.epoch, image_id=picture.image_id),
-                text=caption.text,
-                image_id=picture.image_id,
-                sample_id=self._split.sample_id(index),
-                bad_images=tuple(bad.values()),
-            )
-        return TrainSample(None, "", -1, self._split.sample_id(key.caption), tuple(bad.values()))
+            if len(images) == len(pictures):
+                tensors = [
+                    self._transform(image, epoch=key.epoch, image_id=picture.image_id)
+                    for image, picture in zip(images, pictures, strict=True)
+                ]
+                return self._sample(index, tensors, epoch=key.epoch, bad_images=tuple(bad.values()))
+            if len(bad) > self._max_bad_images:
+                break
+        return self._lost(key.sample, bad_images=tuple(bad.values()))
+
+    def _pictures_of(self, index: int) -> Sequence[Picture]:
+        raise NotImplementedError
+
+    def _sample(self, index: int, images: Sequence[Tensor], *, epoch: int, bad_images: tuple[BadImage, ...]) -> SampleT:
+        raise NotImplementedError
+
+    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...]) -> SampleT:
+        """What stands for a sample that nothing could be found for."""
+        raise NotImplementedError
 
     def _candidates(self, key: SampleKey) -> Iterator[int]:
         """The sample asked for, then those that may stand in for it, those of its own batch last."""
-        yield key.caption
+        yield key.sample
         order = epoch_order(seed=self._transform.seed, epoch=key.epoch, length=len(self))
         start = key.position - key.position % self._batch_size
         places = [(key.position + self._batch_size + i) % len(self) for i in range(len(self))]
         own = range(start, start + self._batch_size)
         yield from (int(order[place]) for place in places if place not in own)
         yield from (int(order[place]) for place in places if place in own)
+
+
+class TrainDataset(ReplacingDataset[TrainSample]):
+    """Augmented image-caption pairs.
+
+    Args:
+        split: The images and captions.
+        options: What ReplacingDataset takes, but for the length.
+    """
+
+    def __init__(self, *, split: RetrievalSplit, **options: Any) -> None:
+        super().__init__(length=len(split), **options)
+        self._split = split
+
+    def _pictures_of(self, index: int) -> Sequence[Picture]:
+        return [self._split.pictures[self._split.captions[index].image_index]]
+
+    def _sample(
+        self, index: int, images: Sequence[Tensor], *, epoch: int, bad_images: tuple[BadImage, ...]
+    ) -> TrainSample:
+        caption = self._split.captions[index]
+        image_id = int(self._split.pictures.image_ids[caption.image_index])
+        return TrainSample(images[0], caption.text, image_id, self._split.sample_id(index), bad_images)
+
+    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...]) -> TrainSample:
+        return TrainSample(None, "", -1, self._split.sample_id(index), bad_images, bad_images[-1].message)
 
 
 class ImageDataset(Dataset["tuple[Tensor | None, int, str]"]):
@@ -152,30 +209,41 @@ class TextDataset(Dataset["tuple[str, int, int]"]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCollate:
-    """Makes a TrainBatch of samples; a rank may have none."""
+class SampleCollate(Generic[SampleT]):
+    """Makes a batch of samples that have a text, or passes on the first error; a rank may have no samples."""
 
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     image_size: int
 
-    def __call__(self, samples: Sequence[TrainSample]) -> Outcome:
+    def __call__(self, samples: Sequence[SampleT]) -> Outcome:
         """The batch, or the first error."""
         bad = tuple(image for sample in samples for image in sample.bad_images)
-        lost = next((sample for sample in samples if sample.image is None), None)
-        if lost is not None:
-            return Outcome(None, error=lost.bad_images[-1].message, bad_images=bad)
+        error = next((sample.error for sample in samples if sample.error), None)
+        if error is not None:
+            return Outcome(None, error=error, bad_images=bad)
         try:
             encoded = self.tokenizer.encode([sample.text for sample in samples])
         except DataError as error:
             return Outcome(None, error=str(error), bad_images=bad)
-        batch = TrainBatch(
-            images=_stack([sample.image for sample in samples], self.image_size),
+        return Outcome(self.batch(samples, encoded), bad_images=bad, truncated=encoded.truncated)
+
+    def batch(self, samples: Sequence[SampleT], encoded: Encoded) -> Any:
+        """The batch of sound samples whose texts are encoded."""
+        raise NotImplementedError
+
+
+class TrainCollate(SampleCollate[TrainSample]):
+    """Makes a TrainBatch of samples."""
+
+    def batch(self, samples: Sequence[TrainSample], encoded: Encoded) -> TrainBatch:
+        """The batch of sound samples whose captions are encoded."""
+        return TrainBatch(
+            images=stack([sample.image for sample in samples], 3, self.image_size, self.image_size),
             ids=encoded.ids,
             mask=encoded.mask,
             image_ids=torch.tensor([sample.image_id for sample in samples], dtype=torch.int64),
             sample_ids=[sample.sample_id for sample in samples],
         )
-        return Outcome(batch, bad_images=bad, truncated=encoded.truncated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,14 +258,16 @@ class ImageCollate:
         if error is not None:
             return Outcome(None, error=error)
         index = torch.tensor([index for _, index, _ in samples], dtype=torch.int64)
-        return Outcome(ImageBatch(_stack([image for image, _, _ in samples], self.image_size), index))
+        return Outcome(
+            ImageBatch(stack([image for image, _, _ in samples], 3, self.image_size, self.image_size), index)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCollate:
     """Makes a TextBatch."""
 
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
 
     def __call__(self, samples: Sequence[tuple[str, int, int]]) -> Outcome:
         """The batch, or the first error."""
@@ -216,14 +286,17 @@ class Ledger:
 
     Args:
         max_bad_images: How many images may be unreadable.
-        tokenizer: Whose count of cut captions is kept.
+        tokenizer: Whose count of cut texts is kept.
+        bad_images: Path and reason of each that was replaced.
+        truncated: How many texts of each split were cut, those of every epoch counted.
     """
 
     max_bad_images: int
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     bad_images: dict[str, str] = field(default_factory=dict)
+    truncated: Counter[str] = field(default_factory=Counter)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: Outcome, *, split: str) -> None:
         """Enter what a worker reports.
 
         Raises:
@@ -242,7 +315,14 @@ class Ledger:
             logger.warning("replaced by the next sample: %s (%d so far)", message, count)
         if outcome.error is not None:
             raise DataError(outcome.error)
-        self.tokenizer.note_truncated(outcome.truncated)
+        if outcome.truncated and not self.truncated[split]:
+            logger.warning(
+                "split %s: texts of more than %d tokens lose their end (backbone.max_text_length)",
+                split,
+                self.tokenizer.max_length,
+            )
+        self.truncated[split] += outcome.truncated
+        self.tokenizer.truncated += outcome.truncated
 
 
 class Loader(DataLoader[Any]):
@@ -250,12 +330,14 @@ class Loader(DataLoader[Any]):
 
     Args:
         ledger: Where outcomes are entered.
+        split: The split that is loaded, for the ledger.
         options: What a DataLoader takes.
     """
 
-    def __init__(self, *, ledger: Ledger, **options: Any) -> None:
+    def __init__(self, *, ledger: Ledger, split: str, **options: Any) -> None:
         super().__init__(**options)
         self.ledger = ledger
+        self.split = split
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.batch_sampler
@@ -263,14 +345,14 @@ class Loader(DataLoader[Any]):
         if isinstance(sampler, GlobalBatchSampler):
             place = sampler.next_batch if sampler.next_batch < len(sampler) else 0
         for outcome in super().__iter__():
-            self.ledger.note(outcome)
+            self.ledger.note(outcome, split=self.split)
             place += 1
             if isinstance(sampler, GlobalBatchSampler):
                 sampler.next_batch = place
             yield outcome.batch
 
 
-def _stack(images: Sequence[Tensor | None], image_size: int) -> Tensor:
-    """Images uint8 (b, 3, S, S), also of none."""
+def stack(images: Sequence[Tensor | None], *shape: int) -> Tensor:
+    """Images uint8 (b, *shape), also of none."""
     present = [image for image in images if image is not None]
-    return torch.stack(present) if present else torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
+    return torch.stack(present) if present else torch.empty(0, *shape, dtype=torch.uint8)

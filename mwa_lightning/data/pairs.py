@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from mwa_lightning.data import lines
+from mwa_lightning.data.lines import read_lines
 from mwa_lightning.data.problems import Problems, has_words
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
+from mwa_lightning.data.splitting import SPLITS, assign_splits
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", *lines.SUFFIXES)
 
 _PATH_NAMES = ("image", "image_path", "filename", "file_name", "filepath", "file", "path")
 _CAPTION_NAMES = ("caption", "text", "sentence", "title")
-_SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
-_VAL_FROM, _TEST_FROM = 0.90, 0.95
 
 
 class _Row(NamedTuple):
@@ -45,14 +44,8 @@ def read_pairs(annotations: Path, *, folder: PurePath, problems: Problems) -> di
     rows = [row for row in _rows(annotations, problems) if _usable(row, annotations, problems)]
     if not rows and not problems.found:
         problems.add("no images", f"{annotations} lists no pictures: write a line of image and caption for each")
-    if any(row.split is not None for row in rows):
-        for row in rows:
-            if row.split is None:
-                problems.add("unusable entry", f"{annotations}: line {row.line} lacks the split that others have")
-        splits = [_SPLITS.get(str(row.split)) for row in rows]
-    else:
-        by_hash = _split_by_hash({os.path.normpath(row.path) for row in rows})
-        splits = [by_hash[os.path.normpath(row.path)] for row in rows]
+    places = [(row.line, row.split, os.path.normpath(row.path)) for row in rows]
+    splits = assign_splits(places, annotations, problems)
     builders: dict[str, SplitBuilder] = {}
     image_ids: dict[str, int] = {}
     for caption_id, (row, split) in enumerate(zip(rows, splits, strict=True)):
@@ -60,26 +53,8 @@ def read_pairs(annotations: Path, *, folder: PurePath, problems: Problems) -> di
             path = os.path.normpath(row.path)
             builder = builders.setdefault(split, SplitBuilder(name=split, folder=folder))
             image_id = image_ids.setdefault(path, len(image_ids))
-            builder.add(path=path, name=path, image_id=image_id, text=row.caption, caption_id=caption_id)
+            builder.add(path=path, name=path, image_id=image_id, text=row.caption, caption_id=caption_id, label=path)
     return {name: builder.build() for name, builder in builders.items()}
-
-
-def hash_share(path: str) -> float:
-    """Where an image stands between 0 and 1 by the hash of its path as the table gives it."""
-    digest = hashlib.sha256(PurePath(path).as_posix().encode("utf-8", "replace")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def _split_by_hash(paths: Iterable[str]) -> dict[str, str]:
-    ordered = sorted(paths, key=lambda path: (hash_share(path), path))
-    shares = [hash_share(path) for path in ordered]
-    count = len(ordered)
-    test = max(sum(share >= _TEST_FROM for share in shares), 1)
-    test = max(min(test, count - 2), 0)
-    val = max(sum(_VAL_FROM <= share < _TEST_FROM for share in shares), 1)
-    val = max(min(val, count - test - 1), 0)
-    names = ["train"] * (count - val - test) + ["val"] * val + ["test"] * test
-    return dict(zip(ordered, names, strict=True))
 
 
 def _usable(row: _Row, annotations: Path, problems: Problems) -> bool:
@@ -93,7 +68,7 @@ def _usable(row: _Row, annotations: Path, problems: Problems) -> bool:
             "caption without words",
             f"{where} ({row.path}): the caption has no words ({row.caption!r}): write it out, or leave it out",
         )
-    elif row.split is not None and row.split not in _SPLITS:
+    elif row.split is not None and str(row.split) not in SPLITS:
         problems.add(
             "unusable entry",
             f"{where} ({row.path}) is of the split {row.split!r}: write train, val or test (a caption with a "
@@ -105,33 +80,23 @@ def _usable(row: _Row, annotations: Path, problems: Problems) -> bool:
 
 
 def _rows(annotations: Path, problems: Problems) -> Iterator[_Row]:
+    suffix = annotations.suffix.lower()
+    if suffix in lines.SUFFIXES:
+        yield from _json_rows(annotations, problems)
+        return
+    if suffix not in SUFFIXES:
+        problems.add("unknown format", f"{annotations} is no table: name it {', '.join(SUFFIXES)} by its format")
+        return
     try:
         text = annotations.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problems.add("not UTF-8", f"{annotations} is not UTF-8 (byte {error.start}): save it as UTF-8")
         return
-    suffix = annotations.suffix.lower()
-    if suffix not in SUFFIXES:
-        problems.add("unknown format", f"{annotations} is no table: name it {', '.join(SUFFIXES)} by its format")
-    elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_rows(text, annotations, problems)
-    else:
-        yield from _table_rows(text, annotations, problems, delimiter="\t" if suffix == ".tsv" else ",")
+    yield from _table_rows(text, annotations, problems, delimiter="\t" if suffix == ".tsv" else ",")
 
 
-def _json_rows(text: str, annotations: Path, problems: Problems) -> Iterator[_Row]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content)
-        except json.JSONDecodeError as error:
-            where = f"line {line} column {error.colno}: {error.msg}"
-            problems.add("not JSON", f"{annotations} is not JSONL ({where}): write an object a line")
-            continue
-        if not isinstance(record, dict):
-            problems.add("unusable entry", f"{annotations}: line {line} is no object: write image and caption")
-            continue
+def _json_rows(annotations: Path, problems: Problems) -> Iterator[_Row]:
+    for line, record, _ in read_lines(annotations, wanted="image and caption", problems=problems):
         yield _Row(line, _first(record, _PATH_NAMES), _first(record, _CAPTION_NAMES), record.get("split"))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mwa_lightning.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _WORDLESS = frozenset("PZC")  # punctuation, separators, control characters
 
@@ -24,10 +27,13 @@ class Problems:
 
     Args:
         collect: Keep them in `found`; otherwise the first is raised as a DataError.
+        found: The problems so far.
+        notes: What is no problem but should be known, so far; in a run it is logged at once as well.
     """
 
     collect: bool = False
     found: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, message: str) -> None:
         """Report one problem.
@@ -38,6 +44,12 @@ class Problems:
         if not self.collect:
             raise DataError(message)
         self.found.append(Problem(kind, message))
+
+    def note(self, message: str) -> None:
+        """Report what a run copes with."""
+        if not self.collect:
+            logger.warning("%s", message)
+        self.notes.append(message)
 
 
 def has_words(text: str) -> bool:

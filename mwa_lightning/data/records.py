@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ItemT = TypeVar("ItemT")
 
 
 class Picture(NamedTuple):
@@ -59,7 +61,26 @@ class TextBatch(NamedTuple):
     image_index: Tensor
 
 
-class Strings(Sequence[str]):
+class Items(Sequence[ItemT]):
+    """A read-only list whose entries are made when they are asked for, by `_at`."""
+
+    @overload
+    def __getitem__(self, index: int) -> ItemT: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ItemT]: ...
+    def __getitem__(self, index: int | slice) -> ItemT | list[ItemT]:
+        if isinstance(index, slice):
+            return [self._at(place) for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"index {index} of {len(self)} entries")
+        return self._at(place)
+
+    def _at(self, place: int) -> ItemT:
+        raise NotImplementedError
+
+
+class Strings(Items[str]):
     """A read-only list of strings in one buffer.
 
     Args:
@@ -74,19 +95,12 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = _place(index, len(self))
+    def _at(self, place: int) -> str:
         start = int(self._ends[place - 1]) if place else 0
         return self._buffer[start : int(self._ends[place])].decode("utf-8")
 
 
-class Pictures(Sequence[Picture]):
+class Pictures(Items[Picture]):
     """The images of a split, in file order.
 
     Args:
@@ -94,33 +108,35 @@ class Pictures(Sequence[Picture]):
         paths: Path of each image, relative to `folder` or absolute.
         names: Name of each image in the annotations.
         image_ids: Number of each image.
+        labels: What the annotations call each image, where they do not number them themselves.
     """
 
     def __init__(
-        self, *, folder: PurePath | str, paths: Iterable[str], names: Iterable[str], image_ids: Iterable[int]
+        self,
+        *,
+        folder: PurePath | str,
+        paths: Iterable[str],
+        names: Iterable[str],
+        image_ids: Iterable[int],
+        labels: Iterable[str] | None = None,
     ) -> None:
         self.folder = PurePath(folder)
         self.paths = Strings(paths)
         self.names = Strings(names)
         self.image_ids = np.fromiter(image_ids, dtype=np.int64)
+        self.labels = None if labels is None else Strings(labels)
         assert len(self.paths) == len(self.names) == len(self.image_ids)
+        assert self.labels is None or len(self.labels) == len(self.image_ids)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = _place(index, len(self))
+    def _at(self, place: int) -> Picture:
         path = str(self.folder / self.paths[place])
         return Picture(path=path, image_id=int(self.image_ids[place]), name=self.names[place])
 
 
-class Captions(Sequence[Caption]):
+class Captions(Items[Caption]):
     """The captions of a split, in file order.
 
     Args:
@@ -138,14 +154,7 @@ class Captions(Sequence[Caption]):
     def __len__(self) -> int:
         return len(self.image_index)
 
-    @overload
-    def __getitem__(self, index: int) -> Caption: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Caption]: ...
-    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = _place(index, len(self))
+    def _at(self, place: int) -> Caption:
         return Caption(
             text=self.texts[place],
             caption_id=int(self.caption_ids[place]),
@@ -153,13 +162,49 @@ class Captions(Sequence[Caption]):
         )
 
 
+class PictureGatherer:
+    """Gathers the images of a split; a path that comes up again is the same image."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._names: list[str] = []
+        self._image_ids: list[int] = []
+        self._labels: list[str] = []
+
+    def add(self, *, path: str, name: str, image_id: int, label: str | None = None) -> int:
+        """Place in the split of the image at `path`, whose name, number and label are those given first."""
+        place = self._places.setdefault(path, len(self._places))
+        if place == len(self._names):
+            self._names.append(name)
+            self._image_ids.append(image_id)
+            if label is not None:
+                self._labels.append(label)
+        return place
+
+    def build(self, folder: PurePath | str) -> Pictures:
+        """The images that were added; their paths are relative to `folder`."""
+        return Pictures(
+            folder=folder,
+            paths=self._places,
+            names=self._names,
+            image_ids=self._image_ids,
+            labels=self._labels or None,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSplit:
     """One part of a data set: its images and its captions, both in file order."""
 
+    samples_are: ClassVar[str] = "captions"
+
     name: str
     pictures: Pictures
     captions: Captions
+
+    def __len__(self) -> int:
+        """Number of samples of an epoch: the captions, each with its image."""
+        return len(self.captions)
 
     def sample_id(self, caption_index: int) -> str:
         """Name of an image-caption pair for people, as in `COCO_val2014_000000391895.jpg#770337`."""
@@ -178,33 +223,21 @@ class SplitBuilder:
     def __init__(self, *, name: str, folder: PurePath | str) -> None:
         self._name = name
         self._folder = folder
-        self._places: dict[str, int] = {}
-        self._names: list[str] = []
-        self._image_ids: list[int] = []
+        self._pictures = PictureGatherer()
         self._texts: list[str] = []
         self._caption_ids: list[int] = []
         self._image_index: list[int] = []
 
-    def add(self, *, path: str, name: str, image_id: int, text: str, caption_id: int) -> None:
-        """Add one caption of the image at `path`, whose name and number are those given first."""
-        place = self._places.setdefault(path, len(self._places))
-        if place == len(self._names):
-            self._names.append(name)
-            self._image_ids.append(image_id)
+    def add(self, *, path: str, name: str, image_id: int, text: str, caption_id: int, label: str | None = None) -> None:
+        """Add one caption of the image at `path`, whose name, number and label are those given first.
+
+        A data set labels all of its images, or numbers all of them.
+        """
+        self._image_index.append(self._pictures.add(path=path, name=name, image_id=image_id, label=label))
         self._texts.append(text)
         self._caption_ids.append(caption_id)
-        self._image_index.append(place)
 
     def build(self) -> RetrievalSplit:
         """The split with all that was added."""
-        pictures = Pictures(folder=self._folder, paths=self._places, names=self._names, image_ids=self._image_ids)
         captions = Captions(texts=self._texts, caption_ids=self._caption_ids, image_index=self._image_index)
-        return RetrievalSplit(name=self._name, pictures=pictures, captions=captions)
-
-
-def _place(index: int, length: int) -> int:
-    """The index counted from the front."""
-    place = index + length if index < 0 else index
-    if not 0 <= place < length:
-        raise IndexError(f"index {index} of {length} entries")
-    return place
+        return RetrievalSplit(name=self._name, pictures=self._pictures.build(self._folder), captions=captions)

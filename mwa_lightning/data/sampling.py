@@ -23,7 +23,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     position: int
-    caption: int
+    sample: int
 
 
 def epoch_order(*, seed: int, epoch: int, length: int) -> np.ndarray:
@@ -35,8 +35,8 @@ def epoch_order(*, seed: int, epoch: int, length: int) -> np.ndarray:
 class GlobalBatchSampler(Sampler[list[SampleKey]]):
     """Batches of one rank in training.
 
-    A last batch of a single sample is left out, having no negatives; so is, with `drop_last`, any last batch
-    that is not full, unless it is the only one.
+    A last batch of fewer than `smallest` samples is left out; so is, with `drop_last`, any last batch that is
+    not full, unless it is the only one.
 
     Args:
         length: Number of samples.
@@ -45,9 +45,10 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         rank: Which slice to take.
         world_size: Number of ranks; the slices of all, in order, are the global batch.
         drop_last: Leave out a last batch that is not full.
+        smallest: Fewest samples that can be trained on: 2 where a loss needs negatives, else 1.
 
     Raises:
-        ConfigError: A global batch would have one sample, or fewer than there are ranks.
+        ConfigError: A global batch would have fewer samples than that, or than there are ranks.
     """
 
     def __init__(
@@ -59,10 +60,14 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = True,
+        smallest: int = 2,
     ) -> None:
         assert 0 <= rank < world_size
-        if batch_size < 2 or length < 2:
-            what = f"data.batch_size={batch_size}" if batch_size < 2 else f"a training split of {length} captions"
+        assert 1 <= smallest <= 2 and length >= 1  # noqa: PT018
+        if batch_size < smallest or length < smallest:
+            what = f"data.batch_size={batch_size}"
+            if batch_size >= smallest:
+                what = f"a training split of {length} captions"
             raise ConfigError(
                 f"{what} gives global batches of one, which have no negatives for the contrastive loss: give at least 2"
             )
@@ -79,7 +84,7 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         self.epoch = 0
         self.next_batch = 0
         full, rest = divmod(length, batch_size)
-        self._batches = full + (rest > 1 and not (drop_last and full))
+        self._batches = full + (rest >= smallest and not (drop_last and full))
 
     @property
     def sampler(self) -> GlobalBatchSampler:

@@ -2,7 +2,9 @@
 
 A scene is a grey or black ground with two or three things of different kinds (colour and shape), each in one
 of nine cells. The two domains describe the same world: `source` with the plain words, `target` with sentence
-forms of its own and other words for half of the colours and most of the rest.
+forms and some words of its own. Most captions of `target` name the painter, and painters are called after colours
+and shapes: "Mr Green Star painted a navy disc" has nothing green in it. To a model of `source` it has; what such words
+mean depends on where they stand, which a head over the frozen model cannot learn, and an adapter can.
 """
 
 from __future__ import annotations
@@ -56,9 +58,9 @@ class Scene:
 class Wording:
     """The words and sentence forms of a domain; every entry is a choice of equal chances.
 
-    `sentences` may use {a} and {b} (two things with their articles), {relation} (of a to b) and {ground};
+    `sentences` may use {a} and {b} (two things with their articles), {relation} (of a to b), {ground} and {painter};
     `lists` join all {things} of a scene; `vague` name one thing only. `size_share` is the chance that a thing is
-    named with its size.
+    named with its size. `painters` are names, made with any {colour} and {shape}.
     """
 
     colours: dict[str, tuple[str, ...]]
@@ -70,6 +72,7 @@ class Wording:
     sentences: tuple[str, ...]
     lists: tuple[str, ...]
     vague: tuple[str, ...]
+    painters: tuple[str, ...] = ()
 
 
 WORDINGS: dict[str, Wording] = {
@@ -104,18 +107,18 @@ WORDINGS: dict[str, Wording] = {
     "target": Wording(
         colours={
             "red": ("crimson",),
-            "orange": ("amber",),
-            "yellow": ("golden",),
+            "orange": ("orange",),
+            "yellow": ("yellow",),
             "green": ("green",),
             "cyan": ("cyan",),
             "blue": ("navy",),
-            "purple": ("violet",),
+            "purple": ("purple",),
             "pink": ("pink",),
         },
         shapes={
             "circle": ("disc",),
-            "square": ("box",),
-            "triangle": ("wedge",),
+            "square": ("square",),
+            "triangle": ("triangle",),
             "star": ("star",),
             "cross": ("cross",),
             "ring": ("ring",),
@@ -123,7 +126,7 @@ WORDINGS: dict[str, Wording] = {
             "crescent": ("crescent",),
         },
         sizes={"large": ("huge",), "small": ("tiny",)},
-        size_share=0.15,
+        size_share=0.0,
         grounds={"grey": ("foggy",), "black": ("gloomy",)},
         relations={
             "left": ("on the left of",),
@@ -132,18 +135,18 @@ WORDINGS: dict[str, Wording] = {
             "below": ("beneath",),
         },
         sentences=(
-            "One can find {a} {relation} {b}.",
-            "Somebody painted {a} {relation} {b}.",
+            "{painter} painted {a} {relation} {b}.",
+            "{painter} made {a} {relation} {b}.",
+            "{painter} shows us {a} {relation} {b}.",
             "{a} sits {relation} {b}.",
-            "This drawing shows {a} {relation} {b}.",
-            "Here {a} appears {relation} {b}, the canvas being {ground}.",
         ),
         lists=(
-            "Somebody painted {things}.",
+            "{painter} painted {things}.",
+            "{painter} made {things}.",
             "Here one can find {things}.",
-            "This {ground} drawing shows {things}.",
         ),
-        vague=("Somebody painted {a}, and more besides.",),
+        vague=("{painter} painted {a}, and more besides.",),
+        painters=("Mr {colour}", "Mrs {colour}", "Mr {colour} {shape}", "Mrs {colour} {shape}"),
     ),
 }
 DOMAINS = tuple(WORDINGS)
@@ -181,7 +184,7 @@ def relations_between(first: Thing, second: Thing) -> tuple[str, ...]:
 
 
 def captions(scene: Scene, *, domain: str, count: int, generator: np.random.Generator) -> list[str]:
-    """Describe a scene in `count` different captions of a domain; some 5 % name one thing only."""
+    """Describe a scene in `count` different captions of a domain; some 2 % name one thing only."""
     wording = WORDINGS[domain]
     found: list[str] = []
     while len(found) < count:
@@ -196,16 +199,28 @@ def _caption(scene: Scene, wording: Wording, generator: np.random.Generator) -> 
     things = [scene.things[index] for index in order]
     phrases = [phrase(thing, wording=wording, generator=generator) for thing in things]
     ground = choose(generator, wording.grounds[scene.ground])
+    painter = _painter(wording, generator)
     form = generator.random()
-    if form < 0.05:
-        text = choose(generator, wording.vague).format(a=phrases[0])
+    if form < 0.02:
+        text = choose(generator, wording.vague).format(a=phrases[0], painter=painter)
     elif form < 0.35 or (len(things) > 2 and form < 0.6):
         joined = ", ".join(phrases[:-1]) + " and " + phrases[-1]
-        text = choose(generator, wording.lists).format(things=joined, ground=ground)
+        text = choose(generator, wording.lists).format(things=joined, ground=ground, painter=painter)
     else:
         relation = choose(generator, wording.relations[choose(generator, relations_between(things[0], things[1]))])
-        text = choose(generator, wording.sentences).format(a=phrases[0], b=phrases[1], relation=relation, ground=ground)
+        text = choose(generator, wording.sentences).format(
+            a=phrases[0], b=phrases[1], relation=relation, ground=ground, painter=painter
+        )
     return text[0].upper() + text[1:]
+
+
+def _painter(wording: Wording, generator: np.random.Generator) -> str:
+    """A painter's name; nothing where the domain names none."""
+    if not wording.painters:
+        return ""
+    colour = choose(generator, choose(generator, tuple(wording.colours.values())))
+    shape = choose(generator, choose(generator, tuple(wording.shapes.values())))
+    return choose(generator, wording.painters).format(colour=colour.capitalize(), shape=shape.capitalize())
 
 
 def phrase(thing: Thing, *, wording: Wording, generator: np.random.Generator, with_size: bool | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ _CLAIMS = ("side", "both", "one", "relation", "count", "total")
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 # {a} and {b}: things with their articles; {relation}: of a to b; {number}: how many things.
-_SENTENCES: dict[str, dict[str, tuple[str, ...]]] = {
+SENTENCES: dict[str, dict[str, tuple[str, ...]]] = {
     "source": {
         "side": ("There is {a} in the {side} picture.", "The {side} picture contains {a}."),
         "both": ("There is {a} in both pictures.", "Both pictures contain {a}."),
@@ -72,6 +73,22 @@ class Statement:
 
     def _is(self, thing: Thing, wanted: Thing) -> bool:
         return thing.kind == wanted.kind and (not self.sized or thing.size == wanted.size)
+
+
+def claim_of(sentence: str) -> str:
+    """The kind of claim that a written sentence makes. Raises KeyError if it is none of ours."""
+    numbers = "|".join(_NUMBERS.values())
+    # Claims with a number first: what is counted reads like a thing.
+    ordered = sorted(_CLAIMS, key=lambda claim: claim not in ("count", "total", "relation"))
+    for claim in ordered:
+        for sentences in SENTENCES.values():
+            for template in sentences[claim]:
+                pattern = (
+                    re.escape(template).replace(r"\{number\}", f"({numbers})").replace(r"\{side\}", "(left|right)")
+                )
+                if re.fullmatch(re.sub(r"\\\{\w+\\\}", ".+", pattern), sentence, flags=re.IGNORECASE):
+                    return claim
+    raise KeyError(sentence)
 
 
 def sample_statement_group(*, domain: str, generator: np.random.Generator) -> tuple[tuple[Pair, Pair], tuple[str, str]]:
@@ -130,7 +147,7 @@ def _write(statement: Statement, *, domain: str, generator: np.random.Generator)
         phrase(thing, wording=wording, generator=generator, with_size=statement.sized) for thing in statement.things
     ]
     relation = choose(generator, wording.relations[statement.relation]) if statement.relation else ""
-    text = choose(generator, _SENTENCES[domain][statement.claim]).format(
+    text = choose(generator, SENTENCES[domain][statement.claim]).format(
         a=phrases[0],
         b=phrases[-1],
         side=("left", "right")[statement.side],

@@ -7,7 +7,9 @@ number of workers, and a run that is stopped and taken up again sees the picture
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ from torch import Tensor
 from mwa_lightning.data.randaugment import rand_augment
 from mwa_lightning.errors import ConfigError
 
+Resize = Literal["stretch", "crop"]
+Interpolation = Literal["bicubic", "bilinear"]
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 _ATTEMPTS = 10
@@ -25,20 +31,36 @@ _STREAM = 1  # keeps these random numbers apart from those of the epoch's order
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTransform:
-    """Resizes the whole picture to a square, bicubic; its aspect is lost, as in the official code.
+    """Makes a square of the picture as the backbone's official code does.
 
     Args:
         image_size: Side S of the square in pixels.
+        resize: `stretch`: the whole picture, its aspect is lost (BEiT-3, SigLIP). `crop`: the shorter side becomes S,
+            and the middle is cut out (CLIP).
+        interpolation: bicubic or bilinear.
     """
 
     image_size: int
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         _check_size(self.image_size)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _check_choice("resize", self.resize, get_args(Resize))
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The picture as uint8 (3, S, S)."""
-        return to_tensor(_resize(image.convert("RGB"), self.image_size))
+        image = image.convert("RGB")
+        size = self.image_size
+        if self.resize == "stretch":
+            return to_tensor(_resize(image, size, size, self.interpolation))
+        # The rules of torchvision's Resize and CenterCrop, which the official code calls.
+        shorter = min(image.size)
+        width, height = (size if side == shorter else int(size * side / shorter) for side in image.size)
+        left, upper = round((width - size) / 2), round((height - size) / 2)
+        resized = _resize(image, width, height, self.interpolation)
+        return to_tensor(resized.crop((left, upper, left + size, upper + size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +73,7 @@ class TrainTransform:
         crop_scale: Least and largest area of the crop, as shares of the picture's.
         horizontal_flip: Mirror every second picture. Off where captions speak of left and right.
         randaugment: Apply the official RandAugment last.
+        interpolation: bicubic or bilinear.
     """
 
     image_size: int
@@ -58,9 +81,11 @@ class TrainTransform:
     crop_scale: tuple[float, float] = (0.5, 1.0)
     horizontal_flip: bool = True
     randaugment: bool = False
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         _check_size(self.image_size)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         smallest, largest = self.crop_scale
         if not 0.0 < smallest <= largest <= 1.0:
             raise ConfigError(
@@ -73,7 +98,7 @@ class TrainTransform:
         generator = _generator(self.seed, epoch, image_id)
         box = crop_box(width=image.width, height=image.height, scale=self.crop_scale, generator=generator)
         # The crop comes first: `resize(box=...)` would let pixels from outside the box into its edges.
-        result = _resize(image.crop(box), self.image_size)
+        result = _resize(image.crop(box), self.image_size, self.image_size, self.interpolation)
         if generator.random() < 0.5 and self.horizontal_flip:
             result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.randaugment:
@@ -113,13 +138,18 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _resize(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), resample=Image.Resampling.BICUBIC)
+def _resize(image: Image.Image, width: int, height: int, interpolation: Interpolation) -> Image.Image:
+    return image.resize((width, height), resample=INTERPOLATIONS[interpolation])
 
 
 def _generator(seed: int, epoch: int, image_id: int) -> np.random.Generator:
     key = (_STREAM, epoch, image_id % 2**63)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _check_choice(key: str, value: str, options: Collection[str]) -> None:
+    if value not in options:
+        raise ConfigError(f"backbone.{key}={value}: choose one of {', '.join(options)}")
 
 
 def _check_size(image_size: int) -> None:

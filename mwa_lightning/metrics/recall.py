@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from mwa_lightning.errors import DataError, TrainingError
+from mwa_lightning.metrics.ordering import broken_rows, first_of_each
 
 TOP = (1, 5, 10)
 FIGURES = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in TOP)
@@ -104,7 +105,7 @@ class RetrievalRecall(Metric):
             raise DataError("retrieval: no images or no captions were embedded; is the split empty?")
         images, image_index = _in_file_order("image", self.image_embeddings, self.image_index)
         texts, text_index = _in_file_order("caption", self.text_embeddings, self.text_index)
-        text_image_index = _first_of_each(dim_zero_cat(self.text_index), dim_zero_cat(self.text_image_index))
+        text_image_index = first_of_each(dim_zero_cat(self.text_index), dim_zero_cat(self.text_image_index))
         text_image = torch.searchsorted(image_index, text_image_index).clamp(max=len(image_index) - 1)
         astray = text_index[image_index[text_image] != text_image_index]
         if len(astray):
@@ -184,25 +185,13 @@ def _in_file_order(what: str, embeddings: list[Tensor], index: list[Tensor]) -> 
     rows, numbers = dim_zero_cat(embeddings), dim_zero_cat(index)
     if not len(rows):
         raise DataError(f"retrieval: no {what}s were embedded; is the split empty?")
-    smallest, largest = torch.aminmax(rows, dim=1)
-    broken = numbers[~(smallest.isfinite() & largest.isfinite())]
+    broken = numbers[broken_rows(rows)]
     if len(broken):
         raise TrainingError(
             f"retrieval: {len(broken)} of {len(rows)} {what} embeddings are not finite, the first is {what} "
             f"{int(broken.min())} (in file order, from 0); the weights diverged or the file is damaged"
         )
-    return _first_of_each(numbers, rows), _first_of_each(numbers, numbers)
-
-
-def _first_of_each(numbers: Tensor, values: Tensor) -> Tensor:
-    """Values sorted by their number; of those with the same number the first."""
-    if bool((numbers[1:] > numbers[:-1]).all()):
-        return values
-    order = torch.argsort(numbers, stable=True)
-    ordered = numbers[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return values[order[first]]
+    return first_of_each(numbers, rows), first_of_each(numbers, numbers)
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""`predictions.safetensors`: the embeddings of a split in file order."""
+"""`predictions.safetensors`: the embeddings, or the logits, of a split in file order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mwa_lightning.tensor_files import write_tensors
+
+_FORMAT = {"format": "mwa_lightning predictions 1"}
 
 
 def write_predictions(
@@ -27,7 +29,7 @@ def write_predictions(
     """
     assert len(image_ids) == len(images)
     assert len(text_image) == len(texts)
-    metadata = {"format": "mwa_lightning predictions 1"}
+    metadata = dict(_FORMAT)
     if any(isinstance(image_id, str) for image_id in image_ids):
         metadata["image_names"] = json.dumps([str(image_id) for image_id in image_ids], ensure_ascii=False)
         ids = torch.arange(len(image_ids))
@@ -40,3 +42,27 @@ def write_predictions(
         "text_image_ids": ids[text_image.cpu()],
     }
     write_tensors(path, tensors, metadata=metadata)
+
+
+def write_statement_predictions(
+    path: Path, *, logits: Tensor, labels: Tensor, identifiers: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Write `logits` and `labels`; the file appears whole.
+
+    The metadata has, as JSON lists, the names of the samples under `identifiers` and those of the classes under
+    `classes`.
+
+    Args:
+        path: The file.
+        logits: Of each sample for each class (n, c), in file order; written as float32.
+        labels: The place of the right class among the classes (n,), in file order; written as int64.
+        identifiers: The samples' names in file order (n).
+        classes: What the labels say (c), in the order of the logits.
+    """
+    assert len(identifiers) == len(logits) == len(labels)
+    assert len(classes) == logits.shape[1]
+    metadata = _FORMAT | {
+        "identifiers": json.dumps(list(identifiers), ensure_ascii=False),
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+    }
+    write_tensors(path, {"logits": logits.float(), "labels": labels.long()}, metadata=metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 110
 
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "mean_recall")
+
+# What needs no looking at one of the sides, by the names of the figures.
+NOT_LOOKING = {
+    "majority": "always the most common answer",
+    "text_bound": "at most, from the text alone",
+    "images_bound": "at most, from the images alone",
+}
 
 
 def parts_table(rows: Sequence[PartRow]) -> Table:
@@ -43,8 +51,11 @@ def closing_table(metrics: Mapping[str, float], *, split: str = "test") -> Table
     """The end of a run: zero-shot against adapted where both were measured, then what it cost.
 
     Reads `zero_shot/*`, the split's figures, `params/trainable`, `params/total`, `params/adapter_share` and
-    `time/step_s`, each where it is there. Where nothing trains, the split's figures are the zero-shot ones.
+    `time/step_s`, each where it is there. Where nothing trains, the split's figures are the zero-shot ones. Accuracies
+    of statements stand beside that of always giving the same answer.
     """
+    if f"{split}/accuracy" in metrics:
+        return _accuracy_table(metrics, split=split)
     title = f"Retrieval on the {split} split, in percent"
     table = Table(title=title, box=box.SIMPLE_HEAD, caption=_costs(metrics))
     table.caption_justify = "left"
@@ -63,6 +74,28 @@ def closing_table(metrics: Mapping[str, float], *, split: str = "test") -> Table
         table.add_section()
         pairs = zip(lines["zero-shot"], lines["adapted"], strict=True)
         table.add_row("gain", *(f"{after - before:+.2f}" for before, after in pairs))
+    return table
+
+
+def _accuracy_table(metrics: Mapping[str, float], *, split: str) -> Table:
+    """Accuracy and consistency, of the whole split and of its named subsets."""
+    title = f"Statements on the {split} split, in percent"
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=_costs(metrics))
+    table.caption_justify = "left"
+    table.add_column("")
+    for heading in ("accuracy", "consistency"):
+        table.add_column(heading, justify="right")
+    adapted = "adapted" if metrics.get("params/trainable", 1) else "fine-tuned"
+    subsets = [name.split("/")[1] for name in metrics if re.fullmatch(rf"{split}/[^/]+/accuracy", name)]
+    lines = [(adapted, split), *((f"{adapted}, {subset}", f"{split}/{subset}") for subset in subsets)]
+    for label, prefix in lines:
+        cells = (metrics.get(f"{prefix}/{figure}") for figure in ("accuracy", "consistency"))
+        style = "bold" if prefix == split else None
+        table.add_row(label, *("" if cell is None else f"{cell:.2f}" for cell in cells), style=style)
+    table.add_section()
+    for figure, label in NOT_LOOKING.items():
+        if f"{split}/{figure}" in metrics:
+            table.add_row(label, f"{metrics[f'{split}/{figure}']:.2f}", "")
     return table
 
 

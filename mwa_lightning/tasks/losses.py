@@ -46,6 +46,55 @@ def contrastive_loss(
         return (rows + columns) / 2 * (processes / len(gathered))
 
 
+def sigmoid_loss(
+    images: Tensor,
+    texts: Tensor,
+    *,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    image_ids: Tensor,
+    mask_same_image: bool,
+) -> Tensor:
+    """SigLIP's loss of the global batch, as this process's part of it: each pair is a yes or no of its own.
+
+    With S = exp(logit_scale) * images @ texts^T + logit_bias of the global batch of B pairs, the loss is
+    -(sum over i of log sigmoid(S[i, i]) + sum over i and j != i of log sigmoid(-S[i, j])) / B. A process computes the
+    rows of its own images against all texts, times the number of processes over B; what `contrastive_loss` says of
+    several processes and of the arguments holds here too. `logit_bias` has one element.
+
+    Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
+    """
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        gathered, gathered_ids, offset, processes = _global_batch(texts.float(), image_ids)
+        own = torch.arange(offset, offset + len(images), device=images.device).unsqueeze(1)
+        logits = logit_scale.float().exp() * (images.float() @ gathered.T) + logit_bias.float()
+        signs = torch.full_like(logits, -1.0).scatter(1, own, 1.0)
+        likelihood = functional.logsigmoid(signs * logits)
+        if mask_same_image:
+            same = image_ids.unsqueeze(1) == gathered_ids.unsqueeze(0)
+            likelihood = likelihood.masked_fill(same.scatter(1, own, False), 0.0)
+        return -likelihood.sum() * (processes / len(gathered))
+
+
+def classification_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    """The mean cross-entropy of the global batch, as this process's part of it.
+
+    The mean over the processes is the loss, and gradients averaged over them are those of one process with the
+    global batch, also where local batches differ in size or are empty.
+
+    Args:
+        logits: Scores (b, classes).
+        labels: Places of the right classes (b,), int64.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+    """
+    total = functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
+    if not _several_processes():
+        return total / len(labels)
+    count = torch.tensor(len(labels), dtype=torch.float32, device=logits.device)
+    distributed.all_reduce(count)
+    return total * (distributed.get_world_size() / count)
+
+
 @torch.no_grad()
 def clamp_logit_scale(logit_scale: nn.Parameter, *, largest: float) -> None:
     """Bound exp(logit_scale) by `largest`, in place; a frozen scale is left alone.
@@ -57,9 +106,13 @@ def clamp_logit_scale(logit_scale: nn.Parameter, *, largest: float) -> None:
         logit_scale.clamp_(max=torch.tensor(largest).log().item())
 
 
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 def _global_batch(rows: Tensor, image_ids: Tensor) -> tuple[Tensor, Tensor, int, int]:
     """Rows and ids of all processes in rank order, where this process's begin, the number of processes."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not _several_processes():
         return rows, image_ids, 0, 1
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Self
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
-from mwa_lightning.tasks.heads import RetrievalHeads
+from mwa_lightning.tasks.heads import EmbeddingHeads
+from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
 
 
-class RetrievalModel(nn.Module):
-    """Images and texts as embeddings of unit length in one space.
+class AdaptedModel(nn.Module):
+    """A backbone, an adapter on the streams that a task runs, and the heads of the task.
 
     The constructor attaches the adapter, so the backbone's weights are read before it. Frozen modules stay in
     eval mode whatever `train` is told. Raises ConfigError if the adapter needs sites that the backbone does
     not have.
     """
 
-    streams: ClassVar[tuple[Stream, ...]] = ("vision", "text")
-
-    def __init__(self, *, backbone: Multiway, adapter: AdapterMethod, heads: RetrievalHeads) -> None:
+    def __init__(
+        self, *, backbone: Backbone, adapter: AdapterMethod, heads: nn.Module, streams: Sequence[Stream]
+    ) -> None:
         super().__init__()
-        adapter.attach(backbone, heads, streams=self.streams)
+        adapter.attach(backbone, heads, streams=streams)
         self.backbone = backbone
         self.adapter = adapter
         self.heads = heads
         self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Put what trains into `mode`, and all that is frozen into eval mode."""
+        _set_mode(self, mode)
+        return self
+
+
+class RetrievalModel(AdaptedModel):
+    """Images and texts as embeddings of unit length in one space; the streams are those that the heads run."""
+
+    heads: EmbeddingHeads
+
+    def __init__(self, *, backbone: Backbone, adapter: AdapterMethod, heads: EmbeddingHeads) -> None:
+        super().__init__(backbone=backbone, adapter=adapter, heads=heads, streams=heads.streams)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Map images (b, 3, s, s), uint8 or normalised, to embeddings (b, d) of unit length, fp32."""
@@ -36,12 +52,23 @@ class RetrievalModel(nn.Module):
 
     def encode_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Map ids (b, n), int64, with mask (b, n), True on real tokens, to unit embeddings (b, d), fp32."""
-        return self.heads.embed_text(self.backbone.encode_text(ids, mask))
+        return self.heads.embed_text(self.backbone.encode_text(ids, mask), mask)
 
-    def train(self, mode: bool = True) -> Self:
-        """Put what trains into `mode`, and all that is frozen into eval mode."""
-        _set_mode(self, mode)
-        return self
+
+class ReasoningModel(AdaptedModel):
+    """Statements about k images each, as a score for each class. The streams are those that the heads run."""
+
+    heads: ReasoningHeads
+
+    def __init__(self, *, backbone: Backbone, adapter: AdapterMethod, heads: ReasoningHeads) -> None:
+        super().__init__(backbone=backbone, adapter=adapter, heads=heads, streams=heads.streams)
+        for parameter in heads.unused:
+            parameter.requires_grad_(False)
+        self.train()
+
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Map images (b, k, 3, s, s), uint8 or normalised, ids (b, n) and mask (b, n) to logits (b, classes), fp32."""
+        return self.heads(self.backbone, images, ids, mask).float()
 
 
 class PartRow(NamedTuple):
@@ -62,7 +89,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def parameter_table(model: RetrievalModel) -> list[PartRow]:
+def parameter_table(model: AdaptedModel) -> list[PartRow]:
     """One row for each part of backbone, adapter and heads; the shares add up to that of the model."""
     everything = sum(parameter.numel() for parameter in model.parameters())
     counts: dict[str, list[int]] = {}
@@ -77,8 +104,8 @@ def parameter_table(model: RetrievalModel) -> list[PartRow]:
     ]
 
 
-def parameter_figures(model: RetrievalModel) -> dict[str, float]:
-    """`params/trainable` (heads and logit scale included), `params/total`, `params/adapter_share`.
+def parameter_figures(model: AdaptedModel) -> dict[str, float]:
+    """`params/trainable` (heads included), `params/total`, `params/adapter_share`.
 
     The share is a fraction: parameters added by the adapter over those of the backbone.
     """

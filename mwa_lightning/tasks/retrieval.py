@@ -3,130 +3,157 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.recall import RetrievalRecall
-from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss
+from mwa_lightning.report.predictions import write_predictions
+from mwa_lightning.tasks.base import AdaptationTask, Stage
+from mwa_lightning.tasks.heads import FusionRetrievalHeads
+from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss, sigmoid_loss
+from mwa_lightning.tasks.matching import matching_loss
 from mwa_lightning.tasks.model import RetrievalModel
 
-Stage = Literal["val", "test"]
+if TYPE_CHECKING:
+    from mwa_lightning.data.datamodule import RetrievalDataModule
+
+Loss = Literal["auto", "softmax", "sigmoid"]
 
 
-class RetrievalTask(LightningModule):
-    """Trains with the symmetric contrastive loss over the global batch, evaluates with Recall@K.
+class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
+    """Trains with a contrastive loss over the global batch, evaluates with Recall@K.
+
+    With a fusion encoder (BLIP, ALBEF) the loss has a second part: whether a text that sees an image belongs to it.
 
     Evaluation runs over two loaders, one of images and one of captions, in any order. It logs `val/...` and
     `test/...` figures in percent (`i2t_r1` and its kin, `mean_recall`).
 
     Args:
         model: What trains and what is evaluated.
-        logit_scale_max: The bound of the scale of the logits; it is applied after each step of the optimizer.
+        loss: `softmax` over the batch both ways, `sigmoid` of each pair (SigLIP's), or `auto`: the one that the
+            backbone was pretrained with.
+        logit_scale_max: The bound of the scale of the logits in the softmax loss; it is applied after each step of
+            the optimizer.
         mask_same_image: Whether other pairs of the same image are left out of the loss; the official recipes
             take them as negatives.
         one_k: Whether to report the 1K figure of COCO too.
-        keep_embeddings: Whether the embeddings of a test run stay in `test_recall.embedded`, in file order.
+        keep_predictions: Whether the embeddings of a test run stay in `test_metric.embedded`, in file order.
         configure: Makes optimizer and schedule for this task; only training needs it.
 
     Raises:
-        ConfigError: If `logit_scale_max` is not above 1.
+        ConfigError: If `logit_scale_max` is not above 1, there is no such loss, or the heads lack what it needs.
     """
 
     def __init__(
         self,
         *,
         model: RetrievalModel,
+        loss: Loss = "auto",
         logit_scale_max: float = 100.0,
         mask_same_image: bool = True,
         one_k: bool = False,
-        keep_embeddings: bool = False,
+        keep_predictions: bool = False,
         configure: Callable[[RetrievalTask], OptimizerLRScheduler] | None = None,
     ) -> None:
-        super().__init__()
         if not logit_scale_max > 1:
             raise ConfigError(f"task.logit_scale_max={logit_scale_max}: give a number above 1, such as 100")
-        self.model = model
+        super().__init__(
+            model=model,
+            val_metric=RetrievalRecall(one_k=one_k),
+            test_metric=RetrievalRecall(one_k=one_k, keep=keep_predictions),
+            configure=configure,
+        )
+        self.loss = self._own_loss(loss)
         self.logit_scale_max = logit_scale_max
         self.mask_same_image = mask_same_image
-        self.configure = configure
-        self.val_recall = RetrievalRecall(one_k=one_k)
-        self.test_recall = RetrievalRecall(one_k=one_k, keep=keep_embeddings)
 
     def model_step(self, batch: TrainBatch) -> Tensor:
         """The loss of a batch of pairs."""
-        return contrastive_loss(
-            self.model.encode_image(batch.images),
-            self.model.encode_text(batch.ids, batch.mask),
-            logit_scale=self.model.heads.logit_scale,
-            image_ids=batch.image_ids,
-            mask_same_image=self.mask_same_image,
-        )
+        heads, backbone = self.model.heads, self.model.backbone
+        image_tokens = backbone.encode_image(batch.images)
+        images, texts = heads.embed_image(image_tokens), self.model.encode_text(batch.ids, batch.mask)
+        loss = self._contrast(images, texts, batch)
+        if isinstance(heads, FusionRetrievalHeads):
+            assert isinstance(backbone, FusionEncoder)
+            loss = loss + matching_loss(
+                backbone,
+                heads,
+                image_tokens=image_tokens,
+                ids=batch.ids,
+                mask=batch.mask,
+                similarity=(heads.logit_scale.exp() * images @ texts.T).detach(),
+                image_ids=batch.image_ids,
+            )
+        return loss
+
+    def _contrast(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
+        """The contrastive part of the loss, of embeddings (b, d)."""
+        heads = self.model.heads
+        options: dict[str, Any] = {"image_ids": batch.image_ids, "mask_same_image": self.mask_same_image}
+        if self.loss == "softmax":
+            loss = contrastive_loss(images, texts, logit_scale=heads.logit_scale, **options)
+            # A bias would move all logits alike: it stays as it is, by a gradient of zero rather than none.
+            return loss if heads.logit_bias is None else loss + 0 * heads.logit_bias.sum()
+        assert heads.logit_bias is not None
+        return sigmoid_loss(images, texts, logit_scale=heads.logit_scale, logit_bias=heads.logit_bias, **options)
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """One step; the logged loss is that of the global batch."""
-        loss = self.model_step(batch)
-        size = len(batch.image_ids)
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=size)
-        self.log("train/logit_scale", self.model.heads.logit_scale.detach().exp(), batch_size=size)
+        loss = super().training_step(batch, batch_idx)
+        scale = self.model.heads.logit_scale.detach().exp()
+        self.log("train/logit_scale", scale, batch_size=len(batch.sample_ids))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then bound the logit scale: before any callback sees the weights or writes a checkpoint."""
         super().optimizer_step(*args, **kwargs)
-        clamp_logit_scale(self.model.heads.logit_scale, largest=self.logit_scale_max)
+        if self.loss == "softmax":
+            clamp_logit_scale(self.model.heads.logit_scale, largest=self.logit_scale_max)
 
-    def validation_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def update(self, batch: ImageBatch | TextBatch, metric: RetrievalRecall) -> None:
         """Embed a batch of images or captions."""
-        self._embed(batch, self.val_recall)
+        if isinstance(batch, ImageBatch):
+            metric.update_images(self.model.encode_image(batch.images), batch.image_index)
+        else:
+            metric.update_texts(self.model.encode_text(batch.ids, batch.mask), batch.text_index, batch.image_index)
 
-    def test_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed a batch of images or captions."""
-        self._embed(batch, self.test_recall)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget what an evaluation that was broken off has left."""
-        self._begin(self.val_recall)
-
-    def on_test_epoch_start(self) -> None:
-        """Forget what an evaluation that was broken off has left."""
-        self._begin(self.test_recall)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("val", self.val_recall)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("test", self.test_recall)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """What `configure` makes."""
-        assert self.configure is not None, "training needs `configure`"
-        return self.configure(self)
-
-    def _begin(self, recall: RetrievalRecall) -> None:
+    def begin(self, metric: RetrievalRecall, stage: Stage) -> None:
         """Start with empty rows: a process that gets no batch takes part in the gathering all the same."""
-        recall.reset()
         rows = torch.empty(0, self.model.heads.width, device=self.device)
         index = torch.empty(0, dtype=torch.int64, device=self.device)
-        recall.update_images(rows, index)
-        recall.update_texts(rows, index, index)
+        metric.update_images(rows, index)
+        metric.update_texts(rows, index, index)
 
-    def _embed(self, batch: ImageBatch | TextBatch, recall: RetrievalRecall) -> None:
-        if isinstance(batch, ImageBatch):
-            recall.update_images(self.model.encode_image(batch.images), batch.image_index)
-        else:
-            recall.update_texts(self.model.encode_text(batch.ids, batch.mask), batch.text_index, batch.image_index)
+    def write_predictions(self, path: Path, data: RetrievalDataModule) -> None:
+        """Write the embeddings of the split that was tested."""
+        embedded = self.test_metric.embedded
+        assert embedded is not None, "make the task with keep_predictions"
+        pictures = data.split(data.test_split).pictures
+        write_predictions(
+            path,
+            images=embedded.images,
+            texts=embedded.texts,
+            text_image=embedded.text_image,
+            image_ids=pictures.image_ids.tolist() if pictures.labels is None else list(pictures.labels),
+        )
 
-    def _log_figures(self, stage: Stage, recall: RetrievalRecall) -> None:
-        """Every process computes the same figures from all embeddings; a sanity check sees too few."""
-        if not self.trainer.sanity_checking:
-            figures = recall.compute()
-            self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
-        recall.reset()
+    def _own_loss(self, loss: Loss) -> Loss:
+        """The loss that is meant. Raises ConfigError if there is no such loss, or none for these heads."""
+        if loss not in get_args(Loss):
+            raise ConfigError(f"task.loss={loss}: choose one of {', '.join(get_args(Loss))}")
+        sigmoid = self.model.heads.logit_bias is not None
+        if loss == "auto":
+            return "sigmoid" if sigmoid else "softmax"
+        if loss == "sigmoid" and not sigmoid:
+            raise ConfigError(
+                f"task.loss=sigmoid: {self.model.backbone.name} was pretrained with the softmax and has no logit bias; "
+                "take task.loss=softmax, or a SigLIP 2 backbone"
+            )
+        return loss

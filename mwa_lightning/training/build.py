@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,31 @@ from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import load_adapter
+from mwa_lightning.adapters.files import is_ours, load_adapter, read_metadata
 from mwa_lightning.adapters.none import NoAdapter
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
-from mwa_lightning.backbones.multiway import Multiway
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
-from mwa_lightning.errors import CheckpointError, ConfigError
-from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.data.subwords import HUB, make_tokenizer
+from mwa_lightning.data.tokenizers import Tokenizer
+from mwa_lightning.errors import CheckpointError, ConfigError, shorten
+from mwa_lightning.tasks.heads import EmbeddingHeads, retrieval_heads
+from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.model import AdaptedModel, ReasoningModel, RetrievalModel
+from mwa_lightning.tasks.reasoning_heads import ReasoningHeads, StatementShape, reasoning_heads
 
 log = logging.getLogger(__name__)
 
 RANDOM = "random"
 
 # Keys of a node that are for us, not for the class that it names.
-OURS = frozenset({"_target_", "checkpoint", "tokenizer", "official"})
+OURS = frozenset({"_target_", "checkpoint", "tokenizer", "tokenizer_kind", "official", "resize", "interpolation"})
+
+# What a model for statements is made for where neither data nor an adapter file says it: NLVR2, SNLI-VE.
+USUAL_SHAPES = {
+    "reasoning": StatementShape(images=2, classes=("False", "True")),
+    "entailment": StatementShape(images=1, classes=("contradiction", "neutral", "entailment")),
+}
 
 
 def instantiate(node: DictConfig, **further: Any) -> Any:
@@ -38,68 +48,137 @@ def instantiate(node: DictConfig, **further: Any) -> Any:
     return get_class(node._target_)(**known, **further)
 
 
-def build_model(config: DictConfig) -> tuple[RetrievalModel, SentencePieceTokenizer]:
+def build_model(config: DictConfig, shape: StatementShape | None = None) -> tuple[AdaptedModel, Tokenizer]:
     """The model of a configuration, weights read and adapter attached, and the tokenizer of its backbone.
 
+    `shape` is that of the statements, where the task is about some; without it, that of the task's usual data.
     Raises CheckpointError if the backbone has no weights, or if a file does not fit; ConfigError if the
     tokenizer does not fit the backbone.
     """
     tokenizer = build_tokenizer(config)
-    backbone, heads = build_backbone(config)
+    backbone, heads = build_backbone(config, shape)
     return attach(config, backbone, heads), tokenizer
 
 
-def build_tokenizer(config: DictConfig) -> SentencePieceTokenizer:
+def build_tokenizer(config: DictConfig) -> Tokenizer:
     """The tokenizer of `backbone.tokenizer`; reading it takes no weights, so it comes first."""
     node = config.backbone
     if node.tokenizer is None:
         raise CheckpointError(f"{node.name} has no tokenizer: set backbone.tokenizer to a file ({node.official})")
-    tokenizer = SentencePieceTokenizer(locate(node.tokenizer), max_length=node.max_text_length)
+    tokenizer = make_tokenizer(
+        node.tokenizer_kind,
+        node.tokenizer if str(node.tokenizer).startswith(HUB) else locate(node.tokenizer),
+        max_length=node.max_text_length,
+        fixed_length=node.get("form") == "siglip",  # it attends to its padding
+    )
     tokenizer.check_fits(node.vocabulary_size)
     return tokenizer
 
 
-def build_backbone(config: DictConfig) -> tuple[Multiway, RetrievalHeads]:
-    """The backbone and its heads with the weights of `backbone.checkpoint`; `random` draws from the seed."""
+def image_options(config: DictConfig) -> dict[str, Any]:
+    """How the backbone wants its images, for transforms."""
+    return {key: config.backbone[key] for key in ("image_size", "resize", "interpolation")}
+
+
+def build_backbone(
+    config: DictConfig, shape: StatementShape | None = None
+) -> tuple[Backbone, EmbeddingHeads | ReasoningHeads]:
+    """The backbone and the task's heads with the weights of `backbone.checkpoint`; `random` draws from the seed.
+
+    Heads that the file does not have are freshly drawn, and named in the log. Raises CheckpointError if these are to be
+    evaluated as they are: nothing has trained a head for statements then.
+    """
     node = config.backbone
     if node.checkpoint is None:
         raise CheckpointError(
             f"{node.name} has no weights: set backbone.checkpoint to a file ({node.official}), or to `random`"
         )
     torch.manual_seed(config.seed)
-    backbone: Multiway = instantiate(node)
-    heads = RetrievalHeads(width=backbone.width)
+    backbone: Backbone = instantiate(node)
+    heads: EmbeddingHeads | ReasoningHeads
+    if about_statements(config):
+        heads = reasoning_heads(backbone, shape or USUAL_SHAPES[config.task.name])
+    else:
+        heads = retrieval_heads(backbone)
     if node.checkpoint == RANDOM:
         backbone.fingerprint = fingerprint(dict(backbone.named_parameters()))
         log.warning("%s has random weights, as asked for", node.name)
     else:
-        log.info("%s", load_backbone(backbone, heads, node.checkpoint))
+        _read_weights(config, backbone, heads)
     return backbone, heads
 
 
-def attach(config: DictConfig, backbone: Multiway, heads: RetrievalHeads) -> RetrievalModel:
+def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads) -> None:
+    """Fill backbone and heads from `backbone.checkpoint`, and name in the log what stays as it was drawn."""
+    part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
+    report = load_backbone(backbone, part, config.backbone.checkpoint)
+    log.info("%s", report)
+    may_be_read = {id(parameter) for parameter in part.parameters()}
+    beside = [f"heads.{name}" for name, parameter in heads.named_parameters() if id(parameter) not in may_be_read]
+    if beside:
+        log.info("in no file of %s, freshly drawn: %s", backbone.name, shorten(beside))
+    fresh = [*(name for name in report.new if name.startswith("heads.")), *beside]
+    if fresh and about_statements(config) and config.adapter._target_.endswith(".NoAdapter"):
+        raise CheckpointError(
+            f"{config.backbone.checkpoint}: has no head for these statements ({shorten(fresh, 2)}), and adapter=none "
+            "trains none; train one, or give a file that was fine-tuned for the task"
+        )
+
+
+def attach(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads) -> AdaptedModel:
     """Attach the adapter of a configuration, with the weights of `adapter.checkpoint` if there are any.
 
     Its initial values depend on the seed alone, not on what was done before.
     """
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter)
-    model = RetrievalModel(backbone=backbone, adapter=adapter, heads=heads)
+    model: AdaptedModel
+    if isinstance(heads, ReasoningHeads):
+        model = ReasoningModel(backbone=backbone, adapter=adapter, heads=heads)
+    else:
+        model = RetrievalModel(backbone=backbone, adapter=adapter, heads=heads)
     if config.adapter.checkpoint is not None:
         if isinstance(adapter, NoAdapter):
             raise ConfigError("adapter.checkpoint: adapter=none has nothing to load; choose the adapter of the file")
-        load_adapter(Path(config.adapter.checkpoint), model, fingerprint=backbone.fingerprint)
+        path = Path(config.adapter.checkpoint)
+        _check_origin(path, config.task.name, model)
+        load_adapter(path, model, fingerprint=backbone.fingerprint)
     return model
 
 
-def adapter_metadata(config: DictConfig, backbone: Multiway) -> dict[str, Any]:
+def _check_origin(path: Path, task: str, model: AdaptedModel) -> None:
+    """Raise CheckpointError if an adapter file says that it was trained for another task, or for other classes."""
+    if not is_ours(path):
+        return
+    metadata = read_metadata(path)
+    trained_for = metadata.get("task", task)
+    if trained_for != task:
+        raise CheckpointError(f"{path}: was trained for task={trained_for}, not for task={task}; choose its task")
+    if isinstance(model, ReasoningModel) and "classes" in metadata:
+        trained = StatementShape(json.loads(metadata["images"]), tuple(json.loads(metadata["classes"])))
+        if trained != model.heads.shape:
+            raise CheckpointError(
+                f"{path}: was trained on {trained}, and these statements have {model.heads.shape}; take data like its "
+                f"own, or set data.classes=[{','.join(trained.classes)}]"
+            )
+
+
+def adapter_metadata(config: DictConfig, model: AdaptedModel) -> dict[str, Any]:
     """What `adapter.safetensors` says of itself."""
+    backbone = model.backbone
+    statements = {}
+    if isinstance(model, ReasoningModel):
+        shape = model.heads.shape
+        statements = {"images": shape.images, "classes": list(shape.classes)}
     node = OmegaConf.to_container(config.adapter, resolve=True)
     assert isinstance(node, dict)
     return {
         "method": str(config.adapter._target_).rsplit(".", 1)[-1],
+        "task": str(config.task.name),
+        **statements,
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
         "version": mwa_lightning.__version__,
+        "image_size": backbone.image_size,
         "config": {key: value for key, value in node.items() if key != "checkpoint"},
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from mwa_lightning.report.tables import plain
@@ -18,20 +19,33 @@ log = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages as they are, warnings with the word before; leaves out records with `file_only`."""
+    """Prints messages as they are, warnings with the word before; leaves out records with `file_only`.
+
+    Of several processes the first prints all of its messages. The others, which have the same to say, print only
+    warnings about the data, of which each reads its own part.
+    """
+
+    def __init__(self, *, rank: int = 0) -> None:
+        super().__init__()
+        self.rank = rank
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record to the standard output of this moment, which a progress bar may have taken over."""
-        if not getattr(record, "file_only", False):
-            label = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            print(f"{label}{record.getMessage()}", flush=True)
+        if getattr(record, "file_only", False):
+            return
+        warning = record.levelno >= logging.WARNING
+        if self.rank and not (warning and record.name.startswith("mwa_lightning.data.")):
+            return
+        label = f"{record.levelname.lower()}: " if warning else ""
+        label = f"rank {self.rank}: {label}" if self.rank else label
+        print(f"{label}{record.getMessage()}", flush=True)
 
 
 @contextmanager
-def console() -> Iterator[None]:
-    """Print what the package logs from information upwards."""
+def console(*, rank: int = 0) -> Iterator[None]:
+    """Print what the package logs from information upwards, as the process of that rank."""
     logger = logging.getLogger("mwa_lightning")
-    handler, level = ConsoleHandler(), logger.level
+    handler, level = ConsoleHandler(rank=rank), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -41,6 +55,7 @@ def console() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@rank_zero_only
 def show(table: Table) -> None:
     """Print a table, and log it as plain text."""
     Console().print(table)

@@ -11,12 +11,15 @@ from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.expectations import Facts, check, compare, published
 from mwa_lightning.report.tables import closing_table, comparison_table
-from mwa_lightning.tasks.model import RetrievalModel, parameter_figures
-from mwa_lightning.training.build import build_model
+from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.model import AdaptedModel, parameter_figures
+from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
+from mwa_lightning.training.coordinator import check_saving
+from mwa_lightning.training.processes import processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
-from mwa_lightning.training.setup import check_device, evaluate_model, make_data, reproducible
+from mwa_lightning.training.setup import check_device, evaluate_model, make_data, reproducible, statement_shape
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +28,38 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """Evaluate a model on a split, every sample of it; returns the figures of `metrics.json`.
 
     The figures stand under the name of the split (`test/i2t_r1`). The directory gets config.yaml,
-    metrics.json, train.log and, with `save_predictions`, predictions.safetensors.
+    metrics.json, train.log and, with `save_predictions`, predictions.safetensors; with `save_coordinator`,
+    coordinator.safetensors.
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, ExpectationMissed if `expect`
     names a published result and ours lies outside its tolerance.
     """
-    with quiet(), console(), reproducible(config):
+    with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         expected = config.get("expect")
         if expected is not None:
             published(expected)
         check_device(config)
-        run = choose(config, name=f"{config.name or 'run'}_evaluation")
-        _refuse_training_run(run)
-        model, tokenizer = build_model(config)
-        data = make_data(config, tokenizer, stages=("test",))
+        path = processes.agree_on(choose(config, name=f"{config.name or 'run'}_evaluation"))
+        run = RunDirectory(path, writes=processes.first)
+        if processes.first:
+            _refuse_training_run(run)
+        tokenizer = build_tokenizer(config)
+        data = make_data(config, tokenizer, processes, stages=("test",))
+        model = attach(config, *build_backbone(config, statement_shape(data)))
+        check_saving(config, model.adapter)
         run.create(checkpoints=False)
         run.write_config(config)
         with run.logging():
-            figures = evaluate_model(config, model, data, run, prefix=config.split, predictions=config.save_predictions)
+            figures = evaluate_model(
+                config,
+                model,
+                data,
+                run,
+                processes,
+                prefix=config.split,
+                predictions=config.save_predictions,
+                coordinator=config.save_coordinator,
+            )
             figures |= parameter_figures(model)
             run.write_metrics(figures)
             show(closing_table(figures, split=config.split))
@@ -60,7 +77,7 @@ def _refuse_training_run(run: RunDirectory) -> None:
         raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
 
 
-def _facts(config: DictConfig, model: RetrievalModel) -> Facts:
+def _facts(config: DictConfig, model: AdaptedModel) -> Facts:
     """What our figures are of."""
     weights = Path(str(config.backbone.checkpoint)).name
     if not isinstance(model.adapter, NoAdapter):
@@ -74,5 +91,13 @@ def _facts(config: DictConfig, model: RetrievalModel) -> Facts:
         data=str(config.data.layout),
         split=str(config.split),
         resolution=int(config.backbone.image_size),
-        protocol="zero-shot, cosine scores" if isinstance(model.adapter, NoAdapter) else "adapted, cosine scores",
+        protocol=_protocol(config, model),
     )
+
+
+def _protocol(config: DictConfig, model: AdaptedModel) -> str:
+    """What was done to the backbone before, and how its outputs are read; a head for statements always was trained."""
+    adapted = not isinstance(model.adapter, NoAdapter)
+    if about_statements(config):
+        return f"{'adapted' if adapted else 'fine-tuned'}, argmax of the classes"
+    return f"{'adapted' if adapted else 'zero-shot'}, cosine scores"

@@ -16,19 +16,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
-from mwa_lightning.data.datamodule import RetrievalDataModule
+from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.tables import closing_table, parts_table
-from mwa_lightning.tasks.model import RetrievalModel, parameter_figures, parameter_table
-from mwa_lightning.tasks.retrieval import RetrievalTask
+from mwa_lightning.tasks.base import AdaptationTask
+from mwa_lightning.tasks.heads import EmbeddingHeads
+from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
 from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
 from mwa_lightning.training.checkpointing import CheckpointFiles, check_keys
 from mwa_lightning.training.console import console, show
+from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
-from mwa_lightning.training.loggers import TableLogger, make_loggers
+from mwa_lightning.training.loggers import TableLogger, close, make_loggers
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
+from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
 from mwa_lightning.training.setup import (
@@ -38,6 +42,7 @@ from mwa_lightning.training.setup import (
     make_task,
     make_trainer,
     reproducible,
+    statement_shape,
 )
 
 log = logging.getLogger(__name__)
@@ -52,38 +57,52 @@ def fit(config: DictConfig) -> dict[str, float]:
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
     cannot go on.
     """
-    with quiet(), console(), reproducible(config):
+    with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         check_device(config)
-        run = choose(config, name=config.name or "run")
-        started = run.check(config)
+        path = processes.agree_on(choose(config, name=config.name or "run"))
+        run = RunDirectory(path, writes=processes.first)
+        started = processes.first and run.check(config)
         tokenizer = build_tokenizer(config)
-        data = make_data(config, tokenizer, stages=("fit", "test"))
-        backbone, heads = build_backbone(config)
+        data = make_data(config, tokenizer, processes, stages=("fit", "test"))
+        backbone, heads = build_backbone(config, statement_shape(data))
         model = attach(config, backbone, heads)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
+        check_saving(config, model.adapter)
         run.create()
         if not started:
             run.write_config(config)
         with run.logging():
             log.info("run directory: %s", run.path)
-            return _run(config, model, data, run)
+            return _run(config, model, data, run, processes)
 
 
-def _run(config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory) -> dict[str, float]:
+def _run(
+    config: DictConfig, model: AdaptedModel, data: SplitDataModule[Any], run: RunDirectory, processes: Processes
+) -> dict[str, float]:
     """The part of a run that writes."""
     earlier = run.read_metrics()
     figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
     if config.training.zero_shot and not figures:
-        figures = _zero_shot(config, model, data, run)
+        figures = _zero_shot(config, data, run, processes)
         run.write_metrics(figures)
     figures |= parameter_figures(model)
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
-    keeper = _train(config, model, data, run, pace)
+    keeper = _train(config, model, data, run, processes, pace)
+    processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
-    figures |= evaluate_model(config, model, data, run, prefix=config.split, predictions=config.save_predictions)
+    figures |= evaluate_model(
+        config,
+        model,
+        data,
+        run,
+        processes,
+        prefix=config.split,
+        predictions=config.save_predictions,
+        coordinator=config.save_coordinator,
+    )
     if keeper.best is not None:
         figures[config.training.monitor] = keeper.best
     figures["time/fit_s"] = keeper.seconds
@@ -98,18 +117,23 @@ def _run(config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, r
 
 
 def _zero_shot(
-    config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory
+    config: DictConfig, data: SplitDataModule[Any], run: RunDirectory, processes: Processes
 ) -> dict[str, float]:
     """The figures of backbone and heads as they were read, without the adapter."""
     log.info("zero-shot evaluation on the %s split", config.split)
     plain, heads = build_backbone(config)
+    assert isinstance(heads, EmbeddingHeads), "the command line refuses zero-shot for other tasks"
     untouched = RetrievalModel(backbone=plain, adapter=NoAdapter(), heads=heads)
-    del model
-    return evaluate_model(config, untouched, data, run, prefix="zero_shot")
+    return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot")
 
 
 def _train(
-    config: DictConfig, model: RetrievalModel, data: RetrievalDataModule, run: RunDirectory, pace: Pace
+    config: DictConfig,
+    model: AdaptedModel,
+    data: SplitDataModule[Any],
+    run: RunDirectory,
+    processes: Processes,
+    pace: Pace,
 ) -> RunKeeper:
     """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
     loggers = make_loggers(config, run)
@@ -121,7 +145,7 @@ def _train(
         files=files,
         table=table,
         monitor=config.training.monitor,
-        metadata=adapter_metadata(config, model.backbone),
+        metadata=adapter_metadata(config, model),
         every_n_steps=config.training.checkpoint_every_n_steps,
         patience=config.callbacks.early_stopping_patience,
     )
@@ -129,12 +153,13 @@ def _train(
     trainer = make_trainer(
         config,
         run,
+        processes,
         callbacks=_callbacks(config, model, pace, keeper, bar=bar),
         loggers=loggers,
         plugins=[files],
         progress_bar=bar,
     )
-    if config.trainer.accumulate_grad_batches > 1:
+    if config.trainer.accumulate_grad_batches > 1 and not about_statements(config):
         log.warning(
             "trainer.accumulate_grad_batches=%d: the contrastive loss has the negatives of one batch only, "
             "accumulation adds none",
@@ -149,13 +174,12 @@ def _train(
     else:
         log.info("going on from %s", checkpoint)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-    for logger in loggers:
-        logger.finalize("success")
+    close(loggers)
     return keeper
 
 
 def _callbacks(
-    config: DictConfig, model: RetrievalModel, pace: Pace, keeper: RunKeeper, *, bar: bool
+    config: DictConfig, model: AdaptedModel, pace: Pace, keeper: RunKeeper, *, bar: bool
 ) -> list[pl.Callback]:
     """All callbacks; the order matters: the keeper, which saves, sees what the others have done."""
     callbacks: list[pl.Callback] = [
@@ -163,6 +187,7 @@ def _callbacks(
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),
         pace,
+        CoordinatorFigures(picture=keeper.run.coordinator_picture),
     ]
     if config.training.ema_decay is not None:
         callbacks.append(WeightAverage(decay=config.training.ema_decay))
@@ -175,10 +200,10 @@ def _callbacks(
     return [*callbacks, keeper]
 
 
-def _configure(config: DictConfig) -> Callable[[RetrievalTask], OptimizerLRScheduler]:
+def _configure(config: DictConfig) -> Callable[[AdaptationTask[Any, Any]], OptimizerLRScheduler]:
     """What makes the optimizer and the schedule once the trainer knows how long it will run."""
 
-    def configure(task: RetrievalTask) -> OptimizerLRScheduler:
+    def configure(task: AdaptationTask[Any, Any]) -> OptimizerLRScheduler:
         settings = config.optim
         optimizer = make_optimizer(
             task.model,
@@ -204,7 +229,7 @@ def _configure(config: DictConfig) -> Callable[[RetrievalTask], OptimizerLRSched
     return configure
 
 
-def _checkpoint(files: CheckpointFiles, task: RetrievalTask) -> Path | None:
+def _checkpoint(files: CheckpointFiles, task: AdaptationTask[Any, Any]) -> Path | None:
     """The checkpoint to go on from, known to fit."""
     path = files.latest()
     if path is not None:

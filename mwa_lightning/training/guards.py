@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from mwa_lightning.errors import TrainingError, shorten
@@ -153,7 +154,8 @@ class NonFiniteGuard(pl.Callback):
 class MissingGradientGuard(pl.Callback):
     """Stops a run in which a trainable parameter has no gradient (`grad is None`) in the first two steps.
 
-    Parameters that the adapter method declares unused may be without.
+    Parameters that the adapter method declares unused may be without. Under DDP one step decides: its reduction
+    waits for every gradient, and breaks down in the second.
     """
 
     def __init__(self, *, declared_unused: Collection[str]) -> None:
@@ -165,18 +167,20 @@ class MissingGradientGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Look for parameters without a gradient while it is early."""
-        if self._steps == 2:
+        steps = 1 if isinstance(trainer.strategy, DDPStrategy) else 2
+        if self._steps == steps:
             return
         self._steps += 1
         model: nn.Module = pl_module.get_submodule("model")
         missing = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
         self._missing = missing if self._missing is None else self._missing & missing
         unexplained = sorted(self._missing - self.declared_unused)
-        if self._steps == 2 and unexplained:
+        if self._steps == steps and unexplained:
             shown = shorten(unexplained, 5)
+            after = "one step" if steps == 1 else "two steps"
             raise TrainingError(
-                f"no gradient after two steps: {shown}. Nothing that the task runs uses this; freeze it, or "
-                "let the adapter method declare it unused"
+                f"no gradient after {after}: {shown}. Nothing that the task runs uses this; freeze it, or let the "
+                "adapter method declare it unused"
             )
 
 

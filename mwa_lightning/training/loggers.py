@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -89,19 +90,25 @@ def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     return loggers
 
 
+def close(loggers: Sequence[Logger]) -> None:
+    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
     """A run of W&B that keeps its id as long as the run directory lives."""
-    from lightning.pytorch.loggers import WandbLogger
-
     identity = run.path / "wandb" / "id"
-    if not identity.is_file():
+    if run.writes and not identity.is_file():
         identity.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(identity, secrets.token_hex(4).encode())
     try:
         return WandbLogger(
             name=run.path.name,
             save_dir=run.path,
-            id=identity.read_text(),
+            id=identity.read_text() if run.writes else None,
             project=config.logger.project,
             entity=config.logger.entity,
             mode=config.logger.mode,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.errors import ConfigError
 
 BACKBONE = "backbone."
@@ -66,11 +66,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     """Group what trains in a model whose backbone lies under `backbone`; frozen parameters are in no group.
 
     Not decayed: tensors of less than two dimensions (norms, biases, logit scale) and those that the backbone
-    names (CLS, positions). The learning rate of a backbone parameter is scaled by layer_decay^(depth + 1 -
-    layer id); the factor of everything else is 1.
+    names (CLS, positions). The learning rate of a backbone parameter is scaled by layer_decay to the power of the
+    number of layers above it; the factor of everything else is 1.
     """
     backbone = model.get_submodule(BACKBONE.removesuffix("."))
-    assert isinstance(backbone, Multiway)
+    assert isinstance(backbone, Backbone)
     found: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -78,7 +78,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         inside = name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else None
         scale = 1.0
         if inside is not None:
-            scale = layer_decay ** (backbone.depth + 1 - backbone.layer_of(inside))
+            scale = layer_decay ** backbone.layers_above(inside)
         decayed = parameter.ndim >= 2 and inside not in backbone.no_weight_decay
         found.setdefault((scale, weight_decay if decayed else 0.0), {})[name] = parameter
     return [

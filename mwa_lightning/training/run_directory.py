@@ -33,10 +33,14 @@ FREE_KEYS = frozenset(
 
 
 class RunDirectory:
-    """Names and writes the files of one run; nothing is made before `create`."""
+    """Names and writes the files of one run; nothing is made before `create`.
 
-    def __init__(self, path: Path) -> None:
+    Of several processes only the first writes: with `writes` off, writing does nothing.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
         self.config = path / "config.yaml"
         self.adapter = path / "adapter.safetensors"
         self.checkpoints = path / "checkpoints"
@@ -44,9 +48,13 @@ class RunDirectory:
         self.metrics_table = path / "metrics.csv"
         self.log = path / "train.log"
         self.predictions = path / "predictions.safetensors"
+        self.coordinator = path / "coordinator.safetensors"
+        self.coordinator_picture = path / "coordinator.png"
 
     def create(self, *, checkpoints: bool = True) -> None:
         """Make the directory. Raises ConfigError if it cannot be made."""
+        if not self.writes:
+            return
         try:
             (self.checkpoints if checkpoints else self.path).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,6 +85,8 @@ class RunDirectory:
 
     def write_config(self, config: DictConfig) -> None:
         """Write the resolved configuration, with the package's version."""
+        if not self.writes:
+            return
         resolved = OmegaConf.to_container(config, resolve=True)
         assert isinstance(resolved, dict)
         text = OmegaConf.to_yaml({**resolved, VERSION: mwa_lightning.__version__})
@@ -84,6 +94,8 @@ class RunDirectory:
 
     def write_metrics(self, figures: Mapping[str, float]) -> None:
         """Write a flat name -> number file, sorted by name."""
+        if not self.writes:
+            return
         ordered = {name: figures[name] for name in sorted(figures)}
         write_atomically(self.metrics, (json.dumps(ordered, indent=2) + "\n").encode())
 
@@ -94,6 +106,9 @@ class RunDirectory:
     @contextmanager
     def logging(self) -> Iterator[None]:
         """Append what the package logs to `train.log`."""
+        if not self.writes:
+            yield
+            return
         handler = logging.FileHandler(self.log, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("mwa_lightning")
@@ -105,21 +120,21 @@ class RunDirectory:
             handler.close()
 
 
-def choose(config: DictConfig, *, name: str, now: datetime | None = None) -> RunDirectory:
+def choose(config: DictConfig, *, name: str, now: datetime | None = None) -> Path:
     """The directory of `run_dir`, or by default `./logs/<task>/<name>/<time>`.
 
     A time that is taken gets a number, so two runs started in one second do not meet.
     """
     if config.run_dir is not None:
-        return RunDirectory(Path(config.run_dir))
-    task = str(config.task._target_).rsplit(".", 1)[-1].removesuffix("Task").lower()
+        return Path(config.run_dir)
+    task = str(config.task.name)
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
     parent = Path("logs") / task / name
     path, number = parent / time, 1
     while path.exists():
         number += 1
         path = parent / f"{time}_{number}"
-    return RunDirectory(path)
+    return path
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -11,49 +11,59 @@ import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.data.datamodule import RetrievalDataModule
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
+from mwa_lightning.data.base import SplitDataModule
+from mwa_lightning.data.statement_datamodule import StatementDataModule
+from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.metrics.recall import Embedded
-from mwa_lightning.report.predictions import write_predictions
-from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training.build import instantiate
+from mwa_lightning.tasks.base import AdaptationTask
+from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.model import AdaptedModel
+from mwa_lightning.tasks.reasoning_heads import StatementShape
+from mwa_lightning.training.build import image_options, instantiate
+from mwa_lightning.training.coordinator import CoordinatorWeights
+from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory
 
 
-def make_data(config: DictConfig, tokenizer: SentencePieceTokenizer, *, stages: Sequence[str]) -> RetrievalDataModule:
+def make_data(
+    config: DictConfig, tokenizer: Tokenizer, processes: Processes, *, stages: Sequence[str]
+) -> SplitDataModule[Any]:
     """The data of a configuration, read and checked for the given stages (`fit`, `test`).
 
     Raises DataError if something is missing, damaged or empty.
     """
-    data: RetrievalDataModule = instantiate(
+    data: SplitDataModule[Any] = instantiate(
         config.data,
         tokenizer=tokenizer,
-        image_size=config.backbone.image_size,
+        **image_options(config),
         seed=config.seed,
         split=config.split,
     )
-    data.prepare_data()
+    processes.in_turn(data.prepare_data)
     for stage in stages:
         data.setup(stage)
     return data
 
 
+def statement_shape(data: SplitDataModule[Any]) -> StatementShape | None:
+    """What the heads have to fit, where the data is of statements."""
+    if isinstance(data, StatementDataModule):
+        return StatementShape(images=data.images_a_sample, classes=data.classes)
+    return None
+
+
 def make_task(
     config: DictConfig,
-    model: RetrievalModel,
+    model: AdaptedModel,
     *,
-    keep_embeddings: bool = False,
-    configure: Callable[[RetrievalTask], Any] | None = None,
-) -> RetrievalTask:
+    keep_predictions: bool = False,
+    configure: Callable[[AdaptationTask[Any, Any]], Any] | None = None,
+) -> AdaptationTask[Any, Any]:
     """The task of a configuration around a model."""
-    task: RetrievalTask = instantiate(
-        config.task,
-        model=model,
-        one_k=config.data.one_k,
-        keep_embeddings=keep_embeddings,
-        configure=configure,
+    further = {} if about_statements(config) else {"one_k": config.data.get("one_k", False)}
+    settings = OmegaConf.masked_copy(config.task, [key for key in config.task if key not in ("name", "monitor")])
+    task: AdaptationTask[Any, Any] = instantiate(
+        settings, model=model, keep_predictions=keep_predictions, configure=configure, **further
     )
     # Checkpoints hold what trains; their keys are compared before they are loaded.
     task.strict_loading = False
@@ -91,6 +101,7 @@ def check_device(config: DictConfig) -> None:
 def make_trainer(
     config: DictConfig,
     run: RunDirectory,
+    processes: Processes,
     *,
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -101,6 +112,8 @@ def make_trainer(
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     arguments = {str(key): value for key, value in settings.items()}
+    if processes.count > 1 or arguments["strategy"] == "ddp":
+        arguments["strategy"] = WorkerStrategy(processes)
     extra = list(plugins)
     if arguments["precision"] == "16-mixed":
         from mwa_lightning.training.precision import GatedMixedPrecision
@@ -123,35 +136,27 @@ def make_trainer(
 
 def evaluate_model(
     config: DictConfig,
-    model: RetrievalModel,
-    data: RetrievalDataModule,
+    model: AdaptedModel,
+    data: SplitDataModule[Any],
     run: RunDirectory,
+    processes: Processes,
     *,
     prefix: str,
     predictions: bool = False,
+    coordinator: bool = False,
 ) -> dict[str, float]:
-    """Recall of a model on the configured split, under `prefix/`; `predictions` writes the embeddings too."""
-    task = make_task(config, model, keep_embeddings=predictions)
-    trainer = make_trainer(config, run)
+    """Figures of a model on the configured split, under `prefix/`.
+
+    `predictions` writes what they are made of too, `coordinator` the weights that ModeX's experts get at every token.
+    """
+    task = make_task(config, model, keep_predictions=predictions)
+    watching = [CoordinatorWeights(run.coordinator)] if coordinator else []
+    trainer = make_trainer(config, run, processes, callbacks=watching)
     trainer.test(task, datamodule=data, verbose=False)
     if predictions and trainer.is_global_zero:
-        embedded = task.test_recall.embedded
-        assert embedded is not None
-        _write_predictions(run, data, embedded)
+        task.write_predictions(run.predictions, data)
     return {
         f"{prefix}/{name.removeprefix('test/')}": float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("test/")
     }
-
-
-def _write_predictions(run: RunDirectory, data: RetrievalDataModule, embedded: Embedded) -> None:
-    pictures = data.split(data.test_split).pictures
-    ids = list(pictures.names) if data.layout == "pairs" else pictures.image_ids.tolist()
-    write_predictions(
-        run.predictions,
-        images=embedded.images,
-        texts=embedded.texts,
-        text_image=embedded.text_image,
-        image_ids=ids,
-    )

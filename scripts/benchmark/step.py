@@ -30,6 +30,7 @@ from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.cli.composing import compose_groups
+from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.losses import contrastive_loss
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training.build import build_backbone
@@ -77,7 +78,8 @@ def make_step(method: str, config: DictConfig, arguments: argparse.Namespace) ->
     """A function that does one training step of a method, and the number of parameters it trains."""
     device = torch.device(arguments.device)
     backbone, heads = build_backbone(config)
-    model = RetrievalModel(backbone=backbone, heads=heads, adapter=METHODS[method](backbone.depth))
+    assert isinstance(heads, EmbeddingHeads)
+    model = RetrievalModel(backbone=backbone, heads=heads, adapter=METHODS[method](len(backbone.layers("vision"))))
     model.to(device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)

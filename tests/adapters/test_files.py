@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mwa_lightning.adapters.files import load_adapter, read_metadata, save_adapter, trained_state
+from mwa_lightning.adapters.files import is_ours, load_adapter, read_metadata, save_adapter, trained_state
 from mwa_lightning.errors import CheckpointError
 
 METADATA = {"method": "probe", "backbone": "probe", "fingerprint": "f" * 64, "version": "0", "config": {"mid_dim": 4}}
@@ -72,6 +72,25 @@ def test_load__refuses_a_file_that_is_none(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"adapter.safetensors: (no such|not a readable)"):
         load_adapter(path, Model(), fingerprint="f" * 64)
+
+
+@pytest.mark.parametrize("name", ["adapter.pth", "adapter"])
+def test_load__is_told_by_its_content(tmp_path: Path, name: str) -> None:
+    source, target = Model(), Model()
+    path = write(tmp_path, source).rename(tmp_path / name)
+    assert is_ours(path)
+    load_adapter(path, target, fingerprint="f" * 64)
+    assert torch.equal(target.trained.weight, source.trained.weight)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_load__file_of_torch_by_its_content(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "adapter"
+    torch.save({"model": {"a": torch.ones(2)}}, path, _use_new_zipfile_serialization=zipped)
+    assert not is_ours(path)
+    named = path.rename(tmp_path / "adapter.safetensors")
+    with pytest.raises(CheckpointError, match=r"a file of torch, not safetensors; rename it to adapter\.pth"):
+        load_adapter(named, Model(), fingerprint="f" * 64)
 
 
 def test_load__refuses_a_cut_file(tmp_path: Path) -> None:

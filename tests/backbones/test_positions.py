@@ -41,7 +41,7 @@ def by_hand(cells: np.ndarray, size: int) -> np.ndarray:
 @given(before=SIDES, after=SIDES)
 def test_interpolate_positions__equals_the_formula_written_out(before: int, after: int) -> None:
     source = table(before)
-    result = interpolate_positions(source, after)
+    result = interpolate_positions(source, after, rows_before=3)
     assert torch.equal(result[:3], source[:3])
     expected = by_hand(source[3:].double().numpy().reshape(before, before, -1), after)
     np.testing.assert_allclose(result[3:].numpy(), expected.reshape(after**2, -1), atol=1e-5)
@@ -49,32 +49,32 @@ def test_interpolate_positions__equals_the_formula_written_out(before: int, afte
 
 @pytest.mark.parametrize(("before", "after"), [(14, 24), (24, 14), (6, 4)])
 def test_interpolate_positions__official_sizes(before: int, after: int) -> None:
-    result = interpolate_positions(table(before), after)
+    result = interpolate_positions(table(before), after, rows_before=3)
     assert result.shape == (3 + after**2, 5)
-    assert grid_of(result) == after
+    assert grid_of(result, rows_before=3) == after
 
 
 @settings(max_examples=20, deadline=None)
 @given(before=SIDES, after=SIDES)
 def test_interpolate_positions__constant_grid_stays_constant(before: int, after: int) -> None:
     source = torch.cat([table(1)[:3], torch.full((before**2, 5), 0.7)])
-    result = interpolate_positions(source, after)
+    result = interpolate_positions(source, after, rows_before=3)
     torch.testing.assert_close(result[3:], torch.full((after**2, 5), 0.7))
 
 
 def test_interpolate_positions__same_size_keeps_the_bytes() -> None:
     source = table(14).half()
-    assert interpolate_positions(source, 14) is source
+    assert interpolate_positions(source, 14, rows_before=3) is source
 
 
 def test_interpolate_positions__half_precision_is_interpolated_in_fp32() -> None:
     source = table(14).half()
-    result = interpolate_positions(source, 7)
+    result = interpolate_positions(source, 7, rows_before=3)
     assert result.dtype == torch.float32
-    assert torch.equal(result, interpolate_positions(source.float(), 7))
+    assert torch.equal(result, interpolate_positions(source.float(), 7, rows_before=3))
 
 
 @pytest.mark.parametrize("rows", [0, 2, 3, 3 + 15, 199 + 1])
 def test_grid_of__refuses_what_is_no_square(rows: int) -> None:
     with pytest.raises(CheckpointError, match=f"table of {rows} rows holds no square grid"):
-        grid_of(torch.zeros(rows, 4))
+        grid_of(torch.zeros(rows, 4), rows_before=3)

@@ -26,8 +26,8 @@ MISTAKES = [
     ("mwa-train", "optim.lrr=1", ["'optim.lrr'", "Did you mean optim.lr?"]),
     ("mwa-train", "zzzzzz=1", ["'zzzzzz'", "--cfg job"]),
     ("mwa-train", "seed.part=1", ["'seed.part'"]),
-    ("mwa-train", "adapter=mwaa", ["Did you mean mwa?", "full, head_only, mwa, none"]),
-    ("mwa-train", "adapter=[mwa,full]", ["adapter=[mwa,full]", "not a list", "full, head_only, mwa, none"]),
+    ("mwa-train", "adapter=mwaa", ["Did you mean mwa?", "full, head_only, modex, mwa, none"]),
+    ("mwa-train", "adapter=[mwa,full]", ["adapter=[mwa,full]", "not a list", "full, head_only, modex, mwa, none"]),
     ("mwa-train", "adapter={mwa:1}", ["not a list"]),
     ("mwa-train", "backbone=beit3_bse", ["Did you mean beit3_base?"]),
     ("mwa-train", "experiment=mwa_beit3_base_cocoo", ["Did you mean mwa_beit3_base_coco?", "scenes_mwa"]),
@@ -58,6 +58,17 @@ MISTAKES = [
     ("mwa-train", "adapter=none", ["trains nothing", "mwa-eval"]),
     ("mwa-train", "data=coco", ["data.root=DIR"]),
     ("mwa-train", "data=coco data.root=gone", ["data.root=", "gone", "no such folder"]),
+    ("mwa-train", "data=nlvr2", ["data=nlvr2", "labelled statements", "task=reasoning", "another"]),
+    ("mwa-train", "task=reasoning", ["data=scenes", "captions without labels", "task=reasoning", "data=nlvr2"]),
+    ("mwa-eval", "task=entailment adapter=none", ["data=scenes", "captions without labels", "task=entailment"]),
+    (
+        "mwa-train",
+        "task=reasoning data=scenes_nlvr2 training.zero_shot=true",
+        ["training.zero_shot=true", "head is new"],
+    ),
+    ("mwa-train", "task=reasoning data=scenes_nlvr2 task.blind=all", ["task.blind=all", "images, text"]),
+    ("mwa-train", "task=reasoning data=scenes_nlvr2 task.label_smoothing=1", ["task.label_smoothing=1", "below 1"]),
+    ("mwa-train", "task=retrievel", ["Did you mean retrieval?", "entailment, reasoning, retrieval"]),
     ("mwa-train", "-m", ["sweeps"]),
     ("mwa-train", "--multirun", ["sweeps"]),
     ("mwa-train", "--hepl", ["Did you mean --help?"]),
@@ -71,6 +82,9 @@ MISTAKES = [
     ("mwa-eval", "expect=beit3_base_coc", ["did you mean beit3_base_coco?"]),
     ("mwa-prepare", "data=scense", ["Did you mean scenes?"]),
     ("mwa-prepare", "data=flickr30k check=true", ["data.root=DIR"]),
+    ("mwa-prepare", "data=nlvr2 check=true", ["data.root=DIR"]),
+    ("mwa-prepare", "data=nlvr2 data.root=.", ["data=nlvr2 is not made here", "data=scenes_nlvr2", "check=true"]),
+    ("mwa-prepare", "data=jsonl data.classes=[a]", ["data.classes=['a']", "two classes or more"]),
     ("mwa-prepare", "check=maybe", ["true or false"]),
     ("mwa-prepare", "adapter=mwa", ["'adapter'"]),
 ]
@@ -102,7 +116,7 @@ def test_main__help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert MAINS[name](["--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(name)
-    assert "coco, flickr30k, karpathy, pairs, scenes (default)" in text
+    assert "coco, flickr30k, jsonl, karpathy, nlvr2, pairs, scenes (default), scenes_nlvr2, snli_ve" in text
     assert "--cfg job" in text
     assert max(map(len, text.splitlines())) <= 110
 
@@ -110,7 +124,7 @@ def test_main__help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_main__help_of_training_names_the_menu(capsys: pytest.CaptureFixture[str]) -> None:
     train.main(["-h"])
     text = capsys.readouterr().out
-    for words in ("beit3_base, beit3_large, beit3_tiny (default)", "full, head_only, mwa (default), none"):
+    for words in ("beit3_base, beit3_large, beit3_tiny (default)", "full, head_only, modex, mwa (default), none"):
         assert words in text
     for words in ("scenes_mwa", "optim.lr", "peak learning rate", "trainer.precision", "adapter.first_layer"):
         assert words in text

@@ -12,6 +12,7 @@ import yaml
 from safetensors import safe_open
 
 from mwa_lightning.cli import evaluate, prepare, train
+from mwa_lightning.data import sources
 from mwa_lightning.data.scenes import write_scenes
 
 SHORT = ("trainer.max_steps=3", "optim.warmup_epochs=0", "data.batch_size=16", "callbacks.progress_bar=false")
@@ -171,7 +172,7 @@ def test_train__damaged_data(
     assert error.startswith("mwa-train: error: ")
     assert error.count("\n") == 1
     assert DAMAGES[damage] in error
-    assert not list(elsewhere.rglob("metrics.json"))
+    assert not (elsewhere / "run").exists()
 
 
 def test_prepare__reports_all_problems_at_once(
@@ -197,6 +198,28 @@ def test_prepare__sound_data(scenes: Path, capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert "train: 40 images, 200 captions" in text
     assert "no problems" in text
+
+
+def test_prepare__makes_the_statements_about_scenes(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
+    assert prepare.main(["data=scenes_nlvr2", "data.root=made", "check=true"]) == 0
+    text = capsys.readouterr().out
+    assert f"data=scenes_nlvr2, target domain: {elsewhere / 'made'}" in text
+    assert "test: 4 images, 4 statements (False 2, True 2)" in text
+    (elsewhere / "made" / "images" / "dev" / "dev-0-1-img1.png").unlink()
+    (elsewhere / "made" / "nlvr" / "nlvr2" / "data" / "test1.json").write_text("{}\n")
+    assert prepare.main(["data=nlvr2", "data.root=made", "data.num_workers=0", "check=true"]) == 2
+    captured = capsys.readouterr()
+    for part in (
+        "dev-0-1-img1.png is missing",
+        "line 1 lacks an identifier",
+        "the split test has no items",
+        "3 problems",
+    ):
+        assert part in captured.out
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.slow

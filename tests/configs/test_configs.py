@@ -15,6 +15,7 @@ from mwa_lightning.cli.consistency import check_model, check_training
 from mwa_lightning.cli.menu import config_directory, group_options, groups_of
 from mwa_lightning.cli.schema import RULES
 from mwa_lightning.training.build import attach, build_backbone, instantiate
+from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import make_task, make_trainer
 
@@ -22,7 +23,7 @@ FILES = sorted(path.relative_to(config_directory()) for path in config_directory
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent != Path()]
 EXPERIMENTS = [name for group, name in CHOICES if group == "experiment"]
 # What says what a part is rather than how it behaves; nobody sets these.
-DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name"}
+DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name", "task.name"}
 
 
 def composed(*arguments: str) -> DictConfig:
@@ -42,13 +43,21 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 def test_discovery__finds_what_the_commands_promise() -> None:
     assert {path.stem for path in FILES if path.parent == Path()} == {"train", "evaluate", "prepare"}
     assert set(groups_of("train")) == {group for group, _ in CHOICES}
-    assert {"beit3_tiny", "beit3_base", "beit3_large"} <= set(group_options("backbone"))
+    assert {"beit3_tiny", "beit3_base", "beit3_large", "clip_tiny", "clip_b32", "clip_b16", "clip_l14"} <= set(
+        group_options("backbone")
+    )
+    assert {"siglip2_tiny", "siglip2_base", "siglip2_large"} <= set(group_options("backbone"))
     assert {"mwa", "full", "head_only", "none"} <= set(group_options("adapter"))
     assert {"scenes", "coco", "flickr30k", "karpathy", "pairs"} <= set(group_options("data"))
+    assert {"scenes_nlvr2", "nlvr2", "snli_ve", "jsonl"} <= set(group_options("data"))
     assert {"cpu", "gpu", "ddp"} <= set(group_options("trainer"))
     assert {"csv", "tensorboard", "wandb"} <= set(group_options("logger"))
     sizes_and_data = {f"{size}_{data}" for size in ("base", "large") for data in ("coco", "flickr30k")}
     assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(EXPERIMENTS)
+    assert {f"{m}_beit3_{size}_nlvr2" for m in ("mwa", "modex", "full") for size in ("base", "large")} <= set(
+        EXPERIMENTS
+    )
+    assert {"retrieval", "reasoning", "entailment"} == set(group_options("task"))
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
@@ -139,20 +148,57 @@ def test_experiment__official_settings(name: str, lr: float, layer_decay: float,
     assert global_batch == (3072 if name.startswith("full") else 128)
 
 
-SMALL = "width=32 depth=2 heads=4 ffn_width=64 vocabulary_size=64 image_size=32 patch_size=16 checkpoint=random"
+@pytest.mark.parametrize(
+    ("size", "lr", "layer_decay"),
+    [("base", 7e-4, 0.65), ("large", 3e-4, 0.85)],  # BEiT-3, get_started_for_nlvr2.md
+)
+def test_experiment__official_settings_of_nlvr2(size: str, lr: float, layer_decay: float) -> None:
+    config = composed(f"experiment=full_beit3_{size}_nlvr2")
+    expected = {
+        "optim.lr": lr,
+        "optim.layer_decay": layer_decay,
+        "optim.warmup_epochs": 5,
+        "optim.weight_decay": 0.2,
+        "trainer.max_epochs": 20,
+        "backbone.drop_path": 0.2,
+        "backbone.image_size": 224,
+        "data.randaugment": False,
+        "task.name": "reasoning",
+        "training.monitor": "val/accuracy",
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    for method in ("full", "mwa", "modex"):
+        config = composed(f"experiment={method}_beit3_{size}_nlvr2")
+        trainer = config.trainer
+        assert config.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches == 256
+
+
+# Keys of either kind of backbone, one transformer for all streams or one for each; those that it has not are left out.
+SMALL = "width=32 depth=2 heads=4 ffn_width=64 vocabulary_size=64 image_size=32 patch_size=16 checkpoint=random "
+SMALL += "vision_width=32 vision_depth=2 vision_heads=4 vision_ffn_width=64 embedding_width=32 "
+SMALL += "text_width=32 text_depth=2 text_layers=2 text_heads=4 text_ffn_width=64"
 BUILT = [pair for pair in CHOICES if pair[0] in ("backbone", "adapter", "task", "data", "trainer", "experiment")]
+
+
+def statements(config: DictConfig) -> bool:
+    """Whether the data is of labelled statements."""
+    return str(config.data._target_).endswith(".StatementDataModule")
 
 
 @pytest.mark.parametrize(("group", "choice"), BUILT, ids=[f"{group}={choice}" for group, choice in BUILT])
 def test_choice__instantiates(group: str, choice: str, tmp_path: Path) -> None:
     """At tiny size, by what a run builds its parts with: each takes exactly the keys of its file."""
     here = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1")
-    config = composed(f"{group}={choice}", *(f"backbone.{pair}" for pair in SMALL.split()), *here)
+    plain = composed(f"{group}={choice}")
+    small = [f"backbone.{pair}" for pair in SMALL.split() if pair.partition("=")[0] in plain.backbone]
+    # A set of statements has a task of its own.
+    task = ["task=reasoning"] if statements(plain) and group == "data" else []
+    config = composed(f"{group}={choice}", *task, *small, *here)
     backbone, heads = build_backbone(config)
     model = attach(config, backbone, heads)
     assert type(model.adapter).__name__ == config.adapter._target_.rpartition(".")[2]
     assert make_task(config, model).model is model
     data = instantiate(config.data, tokenizer=None, image_size=config.backbone.image_size, seed=1, split="test")
     assert data.batch_size == config.data.batch_size
-    trainer = make_trainer(config, RunDirectory(tmp_path))
+    trainer = make_trainer(config, RunDirectory(tmp_path), Processes(config))
     assert trainer.max_epochs == config.trainer.max_epochs

@@ -79,3 +79,32 @@ def write_picture(path: Path, *, seed: int = 0, size: tuple[int, int] = (20, 16)
     """Write a picture that no other seed gives."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def write_statements(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a JSONL of statements about small pictures, k of its own for each, and returns its folder."""
+
+    def write(
+        *,
+        splits: dict[str, int] | None = None,
+        images_a_sample: int = 2,
+        change: Callable[[list[dict[str, Any]]], None] | None = None,
+    ) -> Path:
+        root = tmp_path / "set"
+        (root / "pictures").mkdir(parents=True)
+        samples: list[dict[str, Any]] = []
+        for split, count in (splits or {"train": 8, "val": 3, "test": 5}).items():
+            for _ in range(count):
+                i = len(samples)
+                names = [f"pictures/{i:03}-{side}.png" for side in range(images_a_sample)]
+                for side, name in enumerate(names):
+                    write_picture(root / name, seed=10 * i + side)
+                text = f"the left {WORDS[1 + i % 3]} star is right of the circle"
+                samples.append({"images": names, "text": text, "label": i % 2, "split": split})
+        if change is not None:
+            change(samples)
+        (root / "statements.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+        return root
+
+    return write

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mwa_lightning.data.datamodule import RetrievalDataModule
+from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.data.tokenizers import SentencePieceTokenizer
 from mwa_lightning.errors import ConfigError, DataError
@@ -122,6 +123,39 @@ def test_setup__image_missing_or_empty(
     module.setup("fit")
     assert len(list(module.train_dataloader())) == 4
     assert list(module.bad_images) == [str(root / "pictures" / "003.png")]
+
+
+def test_setup__image_that_does_not_decode(write_karpathy: Write, tokenizer: SentencePieceTokenizer) -> None:
+    """In what is evaluated it is found at once, in training when it comes up: there some may be bad."""
+    root = write_karpathy()
+    for number, stages in ((3, ()), (9, ("fit",)), (12, ("test",))):
+        path = root / "pictures" / f"{number:03}.png"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        for stage in ("fit", "test"):
+            if stage in stages:
+                with pytest.raises(DataError, match="does not decode") as caught:
+                    _module(root, tokenizer).setup(stage)
+                assert str(path) in str(caught.value)
+            else:
+                _module(root, tokenizer).setup(stage)
+        path.write_bytes(whole)
+
+
+def test_setup__decodes_2000_of_a_large_split_once(
+    write_karpathy: Write, tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def reader(self: ImageReader, path: str) -> None:
+        read.append(path)
+
+    monkeypatch.setattr(ImageReader, "__call__", reader)
+    monkeypatch.setattr("mwa_lightning.data.base._CHECKED_FILES", 3)
+    module = _module(write_karpathy(splits={"train": 4, "val": 2, "test": 9}), tokenizer)
+    for _ in range(2):
+        module.setup("test")
+    assert [Path(path).name for path in read] == ["006.png", "010.png", "014.png"]
 
 
 class _Recorder(lightning.LightningModule):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mwa_lightning.data.inspection import format_report, inspect
+from mwa_lightning.data.scenes import write_scenes_nlvr2
 
 Write = Callable[..., Path]
 
@@ -23,14 +26,14 @@ def test_inspect__sound(write_karpathy: Write) -> None:
     root = write_karpathy()
     report = inspect(_config(root))
     assert not report.fatal
-    assert [(split.name, split.images, split.captions) for split in report.splits] == [
+    assert [(split.name, split.images, split.samples) for split in report.splits] == [
         ("train", 8, 16),
         ("val", 3, 6),
         ("test", 4, 8),
     ]
     annotations = hashlib.sha256((root / "dataset.json").read_bytes()).hexdigest()
     names = hashlib.sha256(b"008.png\n009.png\n010.png").hexdigest()
-    assert report.annotations_sha256 == annotations
+    assert report.annotations == {root / "dataset.json": annotations}
     assert report.splits[1].names_sha256 == names
     text = format_report(report)
     assert annotations in text
@@ -88,3 +91,56 @@ def test_inspect__damaged_annotations(write_karpathy: Write) -> None:
     (root / "dataset.json").write_text('{"images": [')
     report = inspect(_config(root))
     assert [problem.kind for problem in report.problems] == ["not JSON"] + ["empty split"] * 3
+
+
+def test_inspect__statements(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_scenes_nlvr2(root, domain="target", seed=0, train=8, dev=4, test=4)
+    report = inspect({"layout": "scenes_nlvr2", "root": root, "classes": ["False", "True"]})
+    assert not report.fatal
+    assert [(split.name, split.images, split.samples, split.labels) for split in report.splits] == [
+        ("train", 8, 8, {"False": 4, "True": 4}),
+        ("val", 4, 4, {"False": 2, "True": 2}),
+        ("test", 4, 4, {"False": 2, "True": 2}),
+    ]
+    data = root / "nlvr" / "nlvr2" / "data"
+    assert report.annotations == {
+        data / name: hashlib.sha256((data / name).read_bytes()).hexdigest()
+        for name in ("train.json", "dev.json", "test1.json")
+    }
+    assert "train: 8 images, 8 statements (False 4, True 4), sha256 of names" in format_report(report)
+
+
+def test_inspect__statements_everything_at_once(write_statements: Write) -> None:
+    def spoil(samples: list[dict[str, Any]]) -> None:
+        samples[1]["text"] = " "
+        samples[2]["images"].pop()
+        samples[3]["label"] = None
+        samples[5]["identifier"] = samples[4]["identifier"] = "same"
+
+    root = write_statements(splits={"train": 8, "test": 2}, change=spoil)
+    (root / "pictures" / "008-1.png").unlink()
+    report = inspect({"layout": "jsonl", "root": root, "classes": None})
+    assert report.fatal
+    assert [problem.kind for problem in report.problems] == [
+        "another number of images",
+        "unusable entry",
+        "statement without words",
+        "identifier used twice",
+        "empty split",
+        "missing image",
+    ]
+
+
+def test_inspect__notes_are_not_fatal(tmp_path: Path) -> None:
+    (tmp_path / "flickr30k-images").mkdir()
+    for number, split in enumerate(("train", "dev", "test")):
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / "flickr30k-images" / f"{number}.jpg")
+        lines = [{"Flickr30K_ID": str(number), "sentence2": "a", "gold_label": label} for label in ("neutral", "-")]
+        (tmp_path / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = inspect({"layout": "snli_ve", "root": tmp_path, "classes": ["contradiction", "neutral", "entailment"]})
+    assert not report.fatal
+    assert len(report.notes) == 3
+    text = format_report(report)
+    assert 'snli_ve_dev.jsonl: 1 lines with the label "-" are left out' in text
+    assert "val: 1 images, 1 statements (contradiction 0, neutral 1, entailment 0)" in text

@@ -64,6 +64,22 @@ def test_read_karpathy__numbers(tmp_path: Path) -> None:
         assert splits["test"].pictures.image_ids.tolist() == [1]
 
 
+def test_read_karpathy__labels_where_there_are_no_numbers(tmp_path: Path) -> None:
+    def labels(*ids: Any) -> list[str] | None:
+        images = [
+            _entry(f"{i}.jpg", "test", "one", filepath="x", **({} if given is None else {"imgid": given}))
+            for i, given in enumerate(ids)
+        ]
+        found = _read(tmp_path, images)["test"].pictures.labels
+        return None if found is None else list(found)
+
+    assert labels(4, 2) is None
+    assert labels("img_4", "img_2") == ["img_4", "img_2"]
+    paths = ["x/0.jpg", "x/1.jpg"]
+    for ids in ((None, None), ("a", None), ("a", 7), ("a", "a")):
+        assert labels(*ids) == paths, ids
+
+
 def test_read_karpathy__image_listed_for_each_caption(tmp_path: Path) -> None:
     images = [_entry("a.jpg", "test", "one"), _entry("b.jpg", "test", "two"), _entry("a.jpg", "test", "three")]
     split = _read(tmp_path, images)["test"]

@@ -99,8 +99,8 @@ def test_loader__evaluation_drops_none(
     write_karpathy: Write, tokenizer: SentencePieceTokenizer, num_workers: int
 ) -> None:
     root = write_karpathy()
-    (path,) = _spoil(root, 9)
     module = _module(root, tokenizer, max_bad_images=5, num_workers=num_workers)
+    (path,) = _spoil(root, 9)  # after the look at the start
     images, texts = module.val_dataloader()
     with pytest.raises(DataError, match="does not decode") as caught:
         list(images)
@@ -148,6 +148,7 @@ def test_loader__notes_cut_captions(write_karpathy: Write, tokenizer: SentencePi
     module = _module(write_karpathy(change=lengthen), tokenizer, num_workers=1)
     list(module.train_dataloader())
     assert tokenizer.truncated == 1
+    assert module.ledger.truncated == {"train": 1}
 
 
 def test_train_collate__rank_without_samples(tokenizer: SentencePieceTokenizer) -> None:

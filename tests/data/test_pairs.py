@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mwa_lightning.data.pairs import hash_share, read_pairs
+from mwa_lightning.data.pairs import read_pairs
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.splitting import hash_share
 from mwa_lightning.errors import DataError
 
 EXPECTED = {"train": [("x/a.jpg", "red, round"), ("x/a.jpg", "two")], "test": [("b.jpg", "three")]}

@@ -30,6 +30,27 @@ def test_find_source__official(tmp_path: Path) -> None:
         assert (reader.exif, reader.scale_deep) == (False, False)
 
 
+def test_find_source__statements(tmp_path: Path) -> None:
+    root = _files(tmp_path, "nlvr/nlvr2/data/dev.json", "snli_ve_test.jsonl", "flickr30k-images/1.jpg")
+    nlvr2 = find_source(layout="nlvr2", root=root)
+    assert (nlvr2.annotations, nlvr2.folder) == (root / "nlvr" / "nlvr2" / "data", root)
+    assert nlvr2.files() == [nlvr2.annotations / "dev.json"]
+    assert nlvr2.file_of("test") == nlvr2.annotations / "test1.json"
+    entailment = find_source(layout="snli_ve", root=root, classes=["yes", 0])
+    assert (entailment.annotations, entailment.folder) == (root, root / "flickr30k-images")
+    assert entailment.files() == [root / "snli_ve_test.jsonl"]
+    assert entailment.classes == ("yes", "0")
+    assert nlvr2.image_reader(exif=None).exif is entailment.image_reader(exif=None).exif is False
+    with pytest.raises(DataError, match=r"dev.json is a file: for data=nlvr2 give the folder that holds images/train/"):
+        find_source(layout="nlvr2", root=root / "nlvr" / "nlvr2" / "data" / "dev.json")
+    for classes in ([], ["a"], ["a", "a"], [1, "1"]):
+        with pytest.raises(ConfigError, match=r"data.classes=\["):
+            find_source(layout="nlvr2", root=root, classes=classes)
+    own = find_source(layout="jsonl", root=_files(tmp_path, "own/mine.jsonl") / "own")
+    assert (own.annotations, own.folder) == (root / "own" / "mine.jsonl", root / "own")
+    assert own.image_reader(exif=None).exif is True
+
+
 def test_find_source__own(tmp_path: Path) -> None:
     root = _files(tmp_path, "mine.json", "table.csv", "photos/1.jpg")
     karpathy = find_source(layout="karpathy", root=root, images="photos")

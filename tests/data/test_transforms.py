@@ -188,3 +188,34 @@ def test_train_transform__scale_out_of_range(scale: tuple[float, float]) -> None
 def test_transforms__size_out_of_range() -> None:
     with pytest.raises(ConfigError, match="image_size"):
         EvaluationTransform(image_size=0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 41), (37, 16), (16, 16), (9, 30)])
+def test_evaluation_transform__crop_keeps_the_middle(width: int, height: int) -> None:
+    # By the rules of torchvision: the shorter side becomes S, the longer is rounded down, the middle is cut out.
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    found = EvaluationTransform(image_size=16, resize="crop", interpolation="bicubic")(image)
+    wide, high = (16, int(16 * height / width)) if width <= height else (int(16 * width / height), 16)
+    resized = np.array(image.resize((wide, high), Image.Resampling.BICUBIC))
+    left, upper = round((wide - 16) / 2), round((high - 16) / 2)
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), resized[upper : upper + 16, left : left + 16])
+
+
+def test_transforms__interpolation() -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8))
+    found = EvaluationTransform(image_size=16, interpolation="bilinear")(image)
+    expected = np.array(image.resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+    whole = {"image_size": 16, "seed": 0, "crop_scale": (1.0, 1.0), "horizontal_flip": False}
+    square = image.crop((0, 0, 30, 30))
+    trained = TrainTransform(**whole, interpolation="bilinear")(square, epoch=0, image_id=1)
+    assert not np.array_equal(trained, TrainTransform(**whole)(square, epoch=0, image_id=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"resize": "pad"}, "stretch, crop"), ({"interpolation": "nearest"}, "bicubic, bilinear")]
+)
+def test_transforms__choices(options: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        EvaluationTransform(image_size=16, **options)

@@ -1,4 +1,4 @@
-"""The reference: BEiT-3 of torchscale 0.2.0, with every tensor drawn at random."""
+"""The references: BEiT-3 of torchscale 0.2.0 and the models of transformers, with every tensor drawn at random."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if importlib.util.find_spec("timm") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what compares with torchscale where it is not installed."""
-    if importlib.util.find_spec("torchscale") is not None:
-        return
-    skip = pytest.mark.skip(reason="torchscale is not installed: pip install --no-deps -r requirements/parity.txt")
+    """Skip what compares with a package that is not installed: `parity("transformers")`, by default torchscale."""
     for item in items:
-        if "parity" in item.keywords:
-            item.add_marker(skip)
+        for marker in item.iter_markers("parity"):
+            package = marker.args[0] if marker.args else "torchscale"
+            if importlib.util.find_spec(package) is None:
+                reason = f"{package} is not installed: pip install --no-deps -r requirements/parity.txt"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _make(
@@ -69,6 +69,7 @@ def _randomize(module: nn.Module, *, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     gains = {id(norm.weight) for norm in module.modules() if isinstance(norm, nn.LayerNorm)}
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    weights |= {id(layer.in_proj_weight) for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
     shrunk = min(1.0, (64 / width) ** 0.5)
     with torch.no_grad():
         for parameter in module.parameters():

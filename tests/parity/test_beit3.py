@@ -136,7 +136,7 @@ def test_outputs__heads_are_applied_to_the_first_token(
         return nn.functional.normalize(tokens[:, 0] @ weight.T, dim=-1)
 
     with torch.no_grad():
-        image, text = heads.embed_image(found["image"]), heads.embed_text(found["text"])
+        image, text = heads.embed_image(found["image"]), heads.embed_text(found["text"], None)
     assert relative_error(image, embed(theirs["image"], weights["vision_head.weight"])) < TOLERANCE
     assert relative_error(text, embed(theirs["text"], weights["language_head.weight"])) < TOLERANCE
     assert heads.logit_scale.item() == 3.0

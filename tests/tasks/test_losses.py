@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss
+from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss, sigmoid_loss
 
 
 def plain(images: Tensor, texts: Tensor, scale: float, ids: list[int], *, mask: bool) -> float:
@@ -111,6 +111,77 @@ def test_contrastive_loss__gradient_of_the_scale_by_differences() -> None:
     above, below = (plain(images, texts, math.exp(1.3 + step), ids, mask=True) for step in (1e-5, -1e-5))
     assert logarithm.grad is not None
     assert logarithm.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-4)
+
+
+def plain_sigmoid(images: Tensor, texts: Tensor, scale: float, bias: float, ids: list[int], *, mask: bool) -> float:
+    """The definition, pair by pair."""
+    total = 0.0
+    for i, image in enumerate(images.double()):
+        for j, text in enumerate(texts.double()):
+            if i == j or not (mask and ids[i] == ids[j]):
+                logit = scale * float(image @ text) + bias
+                total += math.log1p(math.exp(-logit if i == j else logit))
+    return total / len(ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    scale=st.floats(0.5, 120.0),
+    bias=st.floats(-17.0, 2.0),
+    mask=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_sigmoid_loss__equals_plain_code(ids: list[int], scale: float, bias: float, mask: bool, seed: int) -> None:
+    images, texts = pairs(len(ids), 5, seed)
+    loss = sigmoid_loss(
+        images,
+        texts,
+        logit_scale=torch.tensor(scale).log(),
+        logit_bias=torch.tensor(bias),
+        image_ids=torch.tensor(ids),
+        mask_same_image=mask,
+    )
+    assert loss.item() == pytest.approx(plain_sigmoid(images, texts, scale, bias, ids, mask=mask), rel=2e-5, abs=2e-5)
+
+
+def test_sigmoid_loss__numbers() -> None:
+    # Cosines 1 on the diagonal and 0 elsewhere, scale 2, bias -1: logits 1 and -1, all pairs by log(1 + 1/e).
+    loss = sigmoid_loss(
+        torch.eye(4),
+        torch.eye(4),
+        logit_scale=torch.tensor(2.0).log(),
+        logit_bias=torch.tensor(-1.0),
+        image_ids=torch.arange(4),
+        mask_same_image=True,
+    )
+    assert loss.item() == pytest.approx(4 * math.log(1 + math.exp(-1)), rel=1e-6)
+
+
+def test_sigmoid_loss__fp32_under_autocast() -> None:
+    images, texts = pairs(32, 64, 1)
+    options = {"logit_scale": torch.tensor(100.0).log(), "logit_bias": torch.tensor(-10.0), "mask_same_image": True}
+    expected = sigmoid_loss(images, texts, **options, image_ids=torch.arange(32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sigmoid_loss(images, texts, **options, image_ids=torch.arange(32))
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+
+
+def test_sigmoid_loss__gradients_of_scale_and_bias_by_differences() -> None:
+    images, texts = pairs(6, 5, 2)
+    ids = [0, 1, 1, 2, 3, 3]
+    scale, bias = nn.Parameter(torch.tensor(1.3)), nn.Parameter(torch.tensor(-2.0))
+    options = {"image_ids": torch.tensor(ids), "mask_same_image": True}
+    sigmoid_loss(images, texts, logit_scale=scale, logit_bias=bias, **options).backward()
+
+    def at(logarithm: float, shift: float) -> float:
+        return plain_sigmoid(images, texts, math.exp(logarithm), shift, ids, mask=True)
+
+    assert scale.grad is not None
+    assert bias.grad is not None
+    assert scale.grad.item() == pytest.approx((at(1.3 + 1e-5, -2.0) - at(1.3 - 1e-5, -2.0)) / 2e-5, rel=1e-4)
+    assert bias.grad.item() == pytest.approx((at(1.3, -2.0 + 1e-5) - at(1.3, -2.0 - 1e-5)) / 2e-5, rel=1e-4)
 
 
 class TestClamp:

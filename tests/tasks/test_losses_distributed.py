@@ -18,7 +18,7 @@ from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.losses import contrastive_loss
+from mwa_lightning.tasks.losses import contrastive_loss, sigmoid_loss
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -50,15 +50,18 @@ class Step(nn.Module):
             for parameter in trained_parameters(self.model).values():
                 if parameter.ndim:
                     parameter.normal_(std=0.3)
+        self.bias = nn.Parameter(torch.tensor(-1.5))
 
     def forward(self, images: Tensor, ids: Tensor, image_ids: Tensor, mask_same_image: bool) -> Tensor:
-        return contrastive_loss(
+        """Both losses: their sum has the gradients of either wrong where one is."""
+        embedded = (
             self.model.encode_image(images),
             self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool)),
-            logit_scale=self.model.heads.logit_scale,
-            image_ids=image_ids,
-            mask_same_image=mask_same_image,
         )
+        options = {"logit_scale": self.model.heads.logit_scale, "image_ids": image_ids}
+        softmax = contrastive_loss(*embedded, **options, mask_same_image=mask_same_image)
+        sigmoid = sigmoid_loss(*embedded, **options, logit_bias=self.bias, mask_same_image=mask_same_image)
+        return softmax + 0.5 * sigmoid
 
 
 def global_batch() -> tuple[Tensor, Tensor, Tensor]:

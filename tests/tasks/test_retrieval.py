@@ -114,7 +114,7 @@ def test_fit__bounds_the_scale_and_leaves_frozen_modules_in_eval(make_model: Mak
 
 
 def test_test__figures_are_those_of_the_metric(make_model: MakeModel) -> None:
-    task = make_task(make_model, keep_embeddings=True)
+    task = make_task(make_model, keep_predictions=True)
     images, texts = evaluation_batches(13)
     [logged] = make_trainer().test(task, [loader(images), loader(texts)], verbose=False)[:1]
 
@@ -130,7 +130,7 @@ def test_test__figures_are_those_of_the_metric(make_model: MakeModel) -> None:
     assert logged == expected
     assert 0 < expected["test/mean_recall"] < 100
 
-    embedded = task.test_recall.embedded
+    embedded = task.test_metric.embedded
     assert embedded is not None
     assert embedded.images.shape == (13, 16)
     assert embedded.text_image.tolist() == [number // 5 for number in range(65)]

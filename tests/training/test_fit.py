@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mwa_lightning.adapters.files import read_metadata, trained_state
@@ -18,6 +20,7 @@ from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training import fit as fit_module
 from mwa_lightning.training.build import build_model
 from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.coordinator import CoordinatorFigures
 from mwa_lightning.training.fit import fit
 
 MakeConfig = Callable[..., DictConfig]
@@ -64,11 +67,15 @@ def test_fit__leaves_a_complete_run_directory(
     assert saved.pop("mwa_lightning_version")
     assert saved == config
 
+    with safe_open(run / "predictions.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["image_names"]) == [f"test_{number}.jpg" for number in range(6)]
+
     trained = trained_state(before)
     assert load_file(run / "adapter.safetensors").keys() == trained.keys()
     metadata = read_metadata(run / "adapter.safetensors")
     assert metadata["method"] == "MultiWayAdapter"
     assert metadata["fingerprint"] == before.backbone.fingerprint
+    assert metadata["image_size"] == "16"
     assert figures["params/trainable"] == sum(tensor.numel() for tensor in trained.values())
 
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -101,6 +108,17 @@ def test_fit__frozen_bytes_stay_and_the_rest_moves(make_config: MakeConfig, monk
     trained = trained_state(model)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in trained), name
+
+
+def test_fit__every_callback_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[pl.Trainer] = []
+    begin = pl.Trainer.fit
+    monkeypatch.setattr(pl.Trainer, "fit", lambda self, *args, **rest: (seen.append(self), begin(self, *args, **rest)))
+    fit(make_config("trainer.max_steps=1"))
+    (trainer,) = seen
+    kinds = [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    assert CoordinatorFigures in kinds
+    assert len(kinds) == len(set(kinds))
 
 
 def test_fit__same_seed_same_bytes_another_seed_others(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from omegaconf import DictConfig
 
+from mwa_lightning.training.fit import fit
 from mwa_lightning.training.loggers import TableLogger, make_loggers
 from mwa_lightning.training.run_directory import RunDirectory
 
@@ -36,6 +39,29 @@ def test_make_loggers__tensorboard_beside_the_table(make_config: MakeConfig, tmp
         logger.finalize("success")
     assert run.metrics_table.is_file()
     assert list((run.path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.slow
+def test_fit__wandb_offline(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole run: its file lies in the run directory, and nothing knocked at W&B's door."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.setblocking(False)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{door.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        fit(make_config("logger=wandb", "logger.mode=offline", "trainer.max_epochs=1"))
+        with pytest.raises(BlockingIOError):
+            door.accept()
+    run = tmp_path / "run"
+    identity = (run / "wandb" / "id").read_text()
+    (file,) = run.glob(f"wandb/offline-run-*-{identity}/run-{identity}.wandb")
+    content = file.read_bytes()
+    for name in ("train/loss", "val/mean_recall", "betas"):  # figures, and the configuration
+        assert name.encode() in content, name
+    assert not (tmp_path / "home" / "wandb").exists()
+    import wandb
+
+    assert wandb.run is None  # closed, or the next run of this process would go on in it
 
 
 def test_make_loggers__wandb_keeps_its_id(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ NOW = datetime(2026, 1, 31, 12, 0, 5)
 
 def test_choose__default_and_a_time_that_is_taken(make_config: MakeConfig, elsewhere: Path) -> None:
     config = make_config("run_dir=null")
-    run = choose(config, name="scenes_mwa", now=NOW)
-    assert run.path == Path("logs/retrieval/scenes_mwa/2026-01-31_12-00-05")
-    assert not run.path.exists()
-    run.create()
-    assert choose(config, name="scenes_mwa", now=NOW).path.name == "2026-01-31_12-00-05_2"
+    path = choose(config, name="scenes_mwa", now=NOW)
+    assert path == Path("logs/retrieval/scenes_mwa/2026-01-31_12-00-05")
+    assert not path.exists()
+    RunDirectory(path).create()
+    assert choose(config, name="scenes_mwa", now=NOW).name == "2026-01-31_12-00-05_2"
 
 
 def test_check__free_keys_may_differ(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -7,19 +7,12 @@ NLVR2, at any resolution. Their names are torchscale's: A is vision, B is text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
-from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
-from mwa_lightning.backbones.checkpoints.reading import read_state
-from mwa_lightning.backbones.multiway import Multiway
-from mwa_lightning.backbones.positions import grid_of, interpolate_positions
-from mwa_lightning.errors import CheckpointError, shorten
+from mwa_lightning.backbones.checkpoints.key_map import KeyMap
+from mwa_lightning.backbones.checkpoints.loading import FileFormat, State, parameters_to_fill
+from mwa_lightning.backbones.multiway import FIRST_POSITION, Multiway
 
 EXPERTS = {"A": "vision", "B": "text"}
 HEADS = {
@@ -27,92 +20,33 @@ HEADS = {
     "language_head.weight": "text.weight",
     "logit_scale": "logit_scale",
 }
+REASONING_HEADS = {
+    f"head.{part}.{kind}": f"{part}.{kind}"
+    for part in ("norm1", "dense1", "norm2", "dense2")
+    for kind in ("weight", "bias")
+}
 POSITIONS = "vision_embedding.positions"
+_LAYER = re.compile(r"beit3\.encoder\.layers\.(\d+)\.")
 
-# What official files have and adaptation does not need: the heads of masked modelling (pretrained, in-domain)
-# and of NLVR2. Then what the released MultiWay-Adapter code adds to a file, which is read as
-# adapter.checkpoint instead.
+# What official files have and adaptation does not need: the heads of masked modelling (pretrained, in-domain); those of
+# a task that is not run are not needed either. Then what the released MultiWay-Adapter code adds to a file, which is
+# read as adapter.checkpoint instead.
 _DROPPED = (
     re.compile(r"m[li]m_head\.(weight|bias)"),
-    re.compile(r"head\.(norm1|dense1|norm2|dense2)\.(weight|bias)"),
     re.compile(r"beit3\.encoder\.layers\.\d+\.(adaptmlp_text|adaptmlp_vision|enhancemlp)\..+"),
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """What became of a checkpoint: the file's keys used and dropped, our parameters that stay as initialised.
-
-    `interpolated` is the side of the grid of positions before and after, or None where it stayed.
-    """
-
-    origin: str
-    used: tuple[str, ...]
-    dropped: tuple[str, ...]
-    new: tuple[str, ...]
-    interpolated: tuple[int, int] | None
-    fingerprint: str
-
-    def __str__(self) -> str:
-        parts = [f"{self.origin}: {len(self.used)} tensors"]
-        if self.interpolated is not None:
-            before, after = self.interpolated
-            parts.append(f"positions interpolated from {before}x{before} to {after}x{after}")
-        if self.dropped:
-            parts.append(f"not needed: {shorten(self.dropped)}")
-        if self.new:
-            parts.append(f"not in the file, freshly drawn: {shorten(self.new)}")
-        return "; ".join(parts)
-
-
-def load_backbone(backbone: Multiway, heads: nn.Module | None, reference: str | Path) -> LoadReport:
-    """Fill a backbone, and retrieval heads where there are any, from a file; sets the backbone's fingerprint.
-
-    The vision positions are interpolated to the backbone's resolution, and every tensor is cast to the type
-    of the parameter (official pretrained files are fp16). Heads that the file does not have stay as they are
-    and are named in the report. Raises CheckpointError, with the model unchanged, if the file cannot be read,
-    is of another model or width, or its keys do not fit.
-    """
-    state = read_state(reference)
-    origin = str(reference)
-    _check_sizes(state, backbone, origin)
-    targets = _parameters(backbone, heads)
-    shapes: dict[str, torch.Size | None] = {name: parameter.shape for name, parameter in targets.items()}
-    shapes[POSITIONS] = None
-    key_map = beit3_key_map(backbone.depth)
-    mapped = apply_key_map(state, key_map, shapes, origin=origin)
-
-    frozen = {name: tensor for name, tensor in mapped.tensors.items() if not name.startswith("heads.")}
-    identity = fingerprint(frozen)
-    table = mapped.tensors[POSITIONS]
-    try:
-        before, after = grid_of(table), grid_of(targets[POSITIONS])
-    except CheckpointError as error:
-        raise CheckpointError(f"{origin}: {error}") from error
-    mapped.tensors[POSITIONS] = interpolate_positions(table, after)
-    with torch.no_grad():
-        for name, tensor in mapped.tensors.items():
-            targets[name].copy_(tensor)
-    backbone.fingerprint = identity
-    return LoadReport(
-        origin=origin,
-        used=tuple(key for key in state if key not in mapped.dropped),
-        dropped=tuple(mapped.dropped),
-        new=tuple(mapped.new),
-        interpolated=None if before == after else (before, after),
-        fingerprint=identity,
-    )
-
-
 def official_state(backbone: Multiway, heads: nn.Module | None) -> dict[str, Tensor]:
     """The weights under the official names: what `load_backbone` reads back."""
-    names = {ours: official for official, ours in beit3_key_map(backbone.depth).names.items()}
-    return {names[name]: parameter.detach() for name, parameter in _parameters(backbone, heads).items()}
+    key_map = beit3_key_map(backbone.depth)
+    names = {ours: official for official in key_map.names for ours in key_map.parts(official)}
+    return {names[name]: parameter.detach() for name, parameter in parameters_to_fill(backbone, heads).items()}
 
 
 def beit3_key_map(depth: int) -> KeyMap:
     """The key map of a BEiT-3 with `depth` layers; our names are those of the backbone, and `heads.*`."""
-    names = {
+    names: dict[str, str | tuple[str, ...]] = {
         "beit3.text_embed.weight": "text_embedding.tokens.weight",
         "beit3.vision_embed.proj.weight": "vision_embedding.projection.weight",
         "beit3.vision_embed.proj.bias": "vision_embedding.projection.bias",
@@ -137,40 +71,41 @@ def beit3_key_map(depth: int) -> KeyMap:
                 f"{theirs}.ffn.{letter}.fc2": f"{ours}.ffn.{stream}.down",
             }
     names |= {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
-    names |= {theirs: f"heads.{ours}" for theirs, ours in HEADS.items()}
-    return KeyMap(names=names, dropped=_DROPPED, optional=[frozenset(f"heads.{name}" for name in HEADS.values())])
+    names |= {theirs: f"heads.{ours}" for theirs, ours in (HEADS | REASONING_HEADS).items()}
+    return KeyMap(
+        names=names,
+        dropped=_DROPPED,
+        optional=[frozenset(f"heads.{name}" for name in HEADS.values())],
+        task_shaped=[frozenset(f"heads.{name}" for name in REASONING_HEADS.values())],
+    )
 
 
-def _parameters(backbone: Multiway, heads: nn.Module | None) -> dict[str, nn.Parameter]:
-    """All parameters to fill, the heads' as `heads.*`."""
-    parameters = dict(backbone.named_parameters())
-    if heads is not None:
-        parameters |= {f"heads.{name}": parameter for name, parameter in heads.named_parameters()}
-    return parameters
+def _is_beit3(state: State) -> bool:
+    tokens, patches = state.get("beit3.text_embed.weight"), state.get("beit3.vision_embed.proj.weight")
+    if tokens is None or patches is None or not any(_LAYER.match(key) for key in state):
+        return False
+    return tokens.ndim == 2 and patches.ndim == 4
 
 
-def _check_sizes(state: Mapping[str, Tensor], backbone: Multiway, origin: str) -> None:
-    """Raise CheckpointError if the file is no BEiT-3, or one of other sizes: said before any list of keys."""
-    layers = {int(found[1]) for key in state if (found := re.match(r"beit3\.encoder\.layers\.(\d+)\.", key))}
-    tokens = state.get("beit3.text_embed.weight")
-    patches = state.get("beit3.vision_embed.proj.weight")
-    if not layers or tokens is None or patches is None or tokens.ndim != 2 or patches.ndim != 4:
-        hint = ""
-        if any("adaptmlp" in key or "enhancemlp" in key or key.startswith("adapter.") for key in state):
-            hint = "adapter tensors belong to adapter.checkpoint; "
-        raise CheckpointError(
-            f"{origin}: not a BEiT-3 checkpoint of images and texts (it has {shorten(state, 3)}); {hint}give "
-            f"an official file of {backbone.name}"
-        )
-    ours = backbone.vision_embedding.projection.weight
-    found_sizes = _sizes(tokens.shape[1], 1 + max(layers), tokens.shape[0], patches.shape[-1])
-    sizes = _sizes(backbone.width, backbone.depth, backbone.vocabulary_size, ours.shape[-1])
-    if found_sizes != sizes:
-        raise CheckpointError(
-            f"{origin}: has {found_sizes}, but {backbone.name} is configured with {sizes}; give a checkpoint "
-            f"of {backbone.name}, or choose the backbone of this one"
-        )
+def _sizes_of_file(state: State) -> str:
+    tokens, patches = state["beit3.text_embed.weight"], state["beit3.vision_embed.proj.weight"]
+    depth = 1 + max(int(found[1]) for key in state if (found := _LAYER.match(key)))
+    return _sizes(tokens.shape[1], depth, tokens.shape[0], patches.shape[-1])
+
+
+def _sizes_of_backbone(backbone: Multiway) -> str:
+    return _sizes(backbone.width, backbone.depth, backbone.vocabulary_size, backbone.patch_size)
 
 
 def _sizes(width: int, depth: int, vocabulary: int, patch: int) -> str:
     return f"width {width}, depth {depth}, vocabulary {vocabulary}, patches of {patch} px"
+
+
+BEIT3 = FileFormat(
+    name="BEiT-3",
+    recognises=_is_beit3,
+    sizes=_sizes_of_file,
+    backbone_sizes=_sizes_of_backbone,
+    key_map=lambda backbone: beit3_key_map(backbone.depth),
+    positions={POSITIONS: FIRST_POSITION + 1},
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 import pickle
 import re
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mwa_lightning.backbones.checkpoints.assets import locate
-from mwa_lightning.errors import CheckpointError
+from mwa_lightning.errors import CheckpointError, shorten
 
 # The tensors are under the first of these that a file has, else the file is the bare dict: the official rule.
 STATE_KEYS = ("model", "module")
@@ -43,19 +44,36 @@ _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSU"),
 ]
 
+# What Hugging Face and OpenCLIP call their weights, the safest first; an index names the parts of a file in several.
+_INDEX = ".index.json"
+_IN_FOLDERS = (
+    "model.safetensors",
+    f"model.safetensors{_INDEX}",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{_INDEX}",
+    "open_clip_pytorch_model.bin",
+)
+
 _REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|<(?:class|function|built-in function) '?([\w.]+)")
 
 
 def read_state(reference: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name: a `.pth`, `.pt` or `.bin` of torch, or safetensors.
 
-    Tensors may be views of the file, mapped into memory: copy what is kept. `asset://NAME` is a file of the
-    package. Raises CheckpointError, one line, if the file is missing, empty, cut short, no checkpoint, a
+    A folder stands for the weights in it by their usual names, an index (`*.index.json`) for all files that it names,
+    which lie beside it. Tensors may be views of the file, mapped into memory: copy what is kept. `asset://NAME` is a
+    file of the package. Raises CheckpointError, one line, if the file is missing, empty, cut short, no checkpoint, a
     TorchScript archive, or if it asks for anything to be run.
     """
     path = locate(reference)
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; give the checkpoint file in it")
+        found = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
+        if found is None:
+            raise CheckpointError(
+                f"{path}: a folder without {_IN_FOLDERS[0]} or its like; give the checkpoint file in it"
+            )
+        return read_state(found)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .safetensors file")
     try:
@@ -63,6 +81,8 @@ def read_state(reference: str | Path) -> dict[str, Tensor]:
             head = file.read(9)
         if not head:
             raise CheckpointError(f"{path}: an empty file; copy or download it again")
+        if path.name.endswith(_INDEX):
+            return _read_parts(path)
         if path.suffix == ".safetensors" or head[8:] == b"{":
             return load_file(path)
         return _tensors_of(_unpickle(path, zipped=head.startswith(b"PK")), path)
@@ -70,6 +90,25 @@ def read_state(reference: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names, and no others. Raises CheckpointError if they do not agree."""
+    try:
+        owners = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = sorted(set(owners.values()))
+        beside = all(Path(part).name == part and not part.endswith(_INDEX) for part in parts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of a checkpoint in parts; copy or download it again") from error
+    if not parts or not beside:
+        raise CheckpointError(f"{index}: does not name files beside it; copy or download it again")
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        state |= read_state(index.parent / part)
+    if state.keys() != owners.keys():
+        names = shorten(sorted(state.keys() ^ owners.keys()), 3)
+        raise CheckpointError(f"{index}: does not agree with its parts on {names}; copy or download them again")
+    return state
 
 
 def _unpickle(path: Path, *, zipped: bool) -> object:

@@ -18,8 +18,10 @@ from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.positions import interpolate_positions
 from mwa_lightning.errors import CheckpointError
 from mwa_lightning.tasks.heads import RetrievalHeads
+from mwa_lightning.tasks.reasoning_heads import MultiwayReasoningHeads, StatementShape
 
 WIDTH, VOCABULARY = 16, 30
+PAIR = StatementShape(images=2, classes=("False", "True"))
 HEADS = ["language_head.weight", "vision_head.weight", "logit_scale"]
 
 
@@ -76,8 +78,11 @@ def test_key_map__names_of_the_official_files() -> None:
         modules += [f"{prefix}.ffn.{{e}}.{part}" for part in ("fc1", "fc2", "ffn_layernorm")]
     expected |= {f"beit3.{m.format(e=e)}.{kind}" for m in modules for e in "AB" for kind in ("weight", "bias")}
     names = beit3_key_map(12).names
-    assert names.keys() == expected
-    assert len(names) == len(set(names.values())) == 494
+    # 494 tensors have the files of retrieval, 499 those of NLVR2, with another head.
+    head = {f"head.{part}.{kind}" for part in ("norm1", "dense1", "norm2", "dense2") for kind in ("weight", "bias")}
+    assert names.keys() == expected | head
+    assert (len(expected), len(expected - set(HEADS) | head)) == (494, 499)
+    assert len(set(names.values())) == len(names)
 
 
 @pytest.mark.parametrize("file", ["itc.pth", "itc.safetensors"])
@@ -115,6 +120,24 @@ def test_load_backbone__nlvr2_head_and_adapters_of_the_released_code_are_dropped
     assert report.dropped == tuple(extra)
 
 
+def test_load_backbone__a_file_of_another_task_gives_what_fits(tmp_path: Path, itc: dict[str, Tensor]) -> None:
+    backbone, heads = make(seed=1)[0], MultiwayReasoningHeads(width=WIDTH, shape=PAIR)
+    report = load_backbone(backbone, heads, write(tmp_path / "itc.pth", itc))
+    assert set(report.dropped) == set(HEADS)
+    names = {f"heads.{name}" for name, _ in heads.named_parameters()}
+    assert set(report.new) == names
+    assert equal(parameters(backbone), parameters(make()[0]))
+    # Its own file is read whole; for three classes or one image the head is a new one.
+    nlvr2 = write(tmp_path / "nlvr2.pth", official_state(backbone, heads))
+    same = MultiwayReasoningHeads(width=WIDTH, shape=PAIR)
+    assert load_backbone(backbone, same, nlvr2).new == ()
+    assert equal(list(same.parameters()), list(heads.parameters()))
+    for shape in (PAIR._replace(classes=("a", "b", "c")), PAIR._replace(images=1)):
+        report = load_backbone(backbone, MultiwayReasoningHeads(width=WIDTH, shape=shape), nlvr2)
+        assert set(report.new) == names
+        assert len(report.dropped) == len(names)
+
+
 def test_load_backbone__without_heads_theirs_are_dropped(tmp_path: Path, itc: dict[str, Tensor]) -> None:
     report = load_backbone(make()[0], None, write(tmp_path / "itc.pth", itc))
     assert set(report.dropped) == set(HEADS)
@@ -130,7 +153,7 @@ def test_load_backbone__other_resolution_interpolates_and_keeps_the_fingerprint(
     target, same = make(after, seed=1)[0], make(before, seed=2)[0]
     report = load_backbone(target, None, path)
     assert report.interpolated == (before // 8, after // 8)
-    expected = interpolate_positions(source.vision_embedding.positions.detach(), after // 8)
+    expected = interpolate_positions(source.vision_embedding.positions.detach(), after // 8, rows_before=3)
     assert torch.equal(target.vision_embedding.positions, expected)
     load_backbone(same, None, path)
     assert target.fingerprint == same.fingerprint == report.fingerprint

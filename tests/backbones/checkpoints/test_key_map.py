@@ -56,3 +56,15 @@ def test_apply_key_map__shapes_must_be_equal_unless_the_caller_sees_to_them() ->
     with pytest.raises(CheckpointError, match=re.escape("of another shape: A (3,) for (2,)")):
         apply_key_map(other, KEYS, SHAPES, origin="file")
     assert apply_key_map(other, KEYS, SHAPES | {"one": None}, origin="file").tensors["one"].shape == (3,)
+
+
+def test_apply_key_map__heads_of_another_task_count_as_not_in_the_file() -> None:
+    keys = KeyMap(names=KEYS.names, task_shaped=[frozenset({"head.left", "head.right"})])
+    mapped = apply_key_map(state("A", "B", "H1", "H2"), keys, SHAPES, origin="file")
+    assert (mapped.dropped, mapped.new) == ([], [])
+    other = state("A", "B", "H1", "H2") | {"H2": torch.zeros(3)}
+    mapped = apply_key_map(other, keys, SHAPES, origin="file")
+    assert (mapped.dropped, mapped.new) == (["H1", "H2"], ["head.left", "head.right"])
+    assert mapped.tensors.keys() == {"one", "two"}
+    with pytest.raises(CheckpointError, match="missing: H1"):
+        apply_key_map(state("A", "B", "H2"), keys, SHAPES, origin="file")

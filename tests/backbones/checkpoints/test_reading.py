@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,46 @@ def test_read_state__no_state_dict(tmp_path: Path, content: object, said: str) -
 def test_read_state__asset_that_the_package_has_not() -> None:
     with pytest.raises(CheckpointError, match=r"asset://absent.safetensors: the package ships no such file"):
         read_state("asset://absent.safetensors")
+
+
+def write_parts(folder: Path) -> Path:
+    """Both tensors, each in a file of its own, and their index."""
+    for number, name in enumerate(STATE, start=1):
+        save_file({name: STATE[name]}, folder / f"model-{number}-of-2.safetensors")
+    index = folder / "model.safetensors.index.json"
+    owners = {name: f"model-{number}-of-2.safetensors" for number, name in enumerate(STATE, start=1)}
+    index.write_text(json.dumps({"metadata": {"total_size": 20}, "weight_map": owners}))
+    return index
+
+
+def test_read_state__several_files_by_their_index(tmp_path: Path) -> None:
+    index = write_parts(tmp_path)
+    assert_is_state(read_state(index))
+    assert_is_state(read_state(tmp_path))
+    (tmp_path / "model-2-of-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-2-of-2.safetensors: no such checkpoint"):
+        read_state(index)
+
+
+def test_read_state__folder_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    assert_is_state(read_state(tmp_path))
+    save_file({"one": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert read_state(tmp_path).keys() == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not an index"),
+        ("{}", "not an index"),
+        ('{"weight_map": {}}', "does not name files beside it"),
+        ('{"weight_map": {"one": "../model-1-of-2.safetensors"}}', "does not name files beside it"),
+        ('{"weight_map": {"one": "model-1-of-2.safetensors", "two": "model-1-of-2.safetensors"}}', "agree.*two"),
+    ],
+)
+def test_read_state__index_that_does_not_fit(tmp_path: Path, content: str, said: str) -> None:
+    index = write_parts(tmp_path)
+    index.write_text(content)
+    assert re.search(said, refused(index))

@@ -1,0 +1,136 @@
+"""Filling a backbone, and heads, from one of the kinds of files of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mwa_lightning.backbones.base import Backbone
+from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
+from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
+from mwa_lightning.backbones.checkpoints.reading import read_state
+from mwa_lightning.backbones.positions import grid_of, interpolate_positions
+from mwa_lightning.errors import CheckpointError, shorten
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """One kind of file that weights come in.
+
+    `recognises` tells from the keys whether a file is of this kind; `sizes` reads its sizes as a text to compare with
+    that of the backbone, `backbone_sizes`; `key_map` maps its names to ours (of the backbone, and `heads.*`).
+    `positions` has the vision position tables by our names, with the number of rows before the grid.
+    """
+
+    name: str
+    recognises: Callable[[State], bool]
+    sizes: Callable[[State], str]
+    backbone_sizes: Callable[[Any], str]
+    key_map: Callable[[Any], KeyMap]
+    positions: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of a checkpoint: the file's keys used and dropped, our parameters that stay as initialised.
+
+    `interpolated` is the side of the grid of positions before and after, or None where it stayed.
+    """
+
+    origin: str
+    used: tuple[str, ...]
+    dropped: tuple[str, ...]
+    new: tuple[str, ...]
+    interpolated: tuple[int, int] | None
+    fingerprint: str
+
+    def __str__(self) -> str:
+        parts = [f"{self.origin}: {len(self.used)} tensors"]
+        if self.interpolated is not None:
+            before, after = self.interpolated
+            parts.append(f"positions interpolated from {before}x{before} to {after}x{after}")
+        if self.dropped:
+            parts.append(f"not needed: {shorten(self.dropped)}")
+        if self.new:
+            parts.append(f"not in the file, freshly drawn: {shorten(self.new)}")
+        return "; ".join(parts)
+
+
+def fill_backbone(
+    backbone: Backbone, heads: nn.Module | None, reference: str | Path, *, formats: Sequence[FileFormat]
+) -> LoadReport:
+    """Fill a backbone, and heads where there are any, from a file; sets the backbone's fingerprint.
+
+    The vision positions are interpolated to the backbone's resolution, and every tensor is cast to the type
+    of the parameter (official pretrained files are fp16). Heads that the file does not have stay as they are
+    and are named in the report. Raises CheckpointError, with the model unchanged, if the file cannot be read,
+    is of another model or width, or its keys do not fit.
+    """
+    state = read_state(reference)
+    origin = str(reference)
+    form = _format_of(state, backbone, formats, origin)
+    targets = parameters_to_fill(backbone, heads)
+    shapes: dict[str, torch.Size | None] = {name: parameter.shape for name, parameter in targets.items()}
+    shapes |= {name: None for name in form.positions if name in shapes}
+    mapped = apply_key_map(state, form.key_map(backbone), shapes, origin=origin)
+
+    identity = fingerprint({name: tensor for name, tensor in mapped.tensors.items() if not name.startswith("heads.")})
+    interpolated = None
+    for name, rows_before in form.positions.items():
+        table = mapped.tensors[name]
+        try:
+            before = grid_of(table, rows_before=rows_before)
+            after = grid_of(targets[name], rows_before=rows_before)
+        except CheckpointError as error:
+            raise CheckpointError(f"{origin}: {error}") from error
+        mapped.tensors[name] = interpolate_positions(table, after, rows_before=rows_before)
+        if before != after:
+            interpolated = (before, after)
+    with torch.no_grad():
+        for name, tensor in mapped.tensors.items():
+            targets[name].copy_(tensor)
+    backbone.fingerprint = identity
+    return LoadReport(
+        origin=origin,
+        used=tuple(key for key in state if key not in mapped.dropped),
+        dropped=tuple(mapped.dropped),
+        new=tuple(mapped.new),
+        interpolated=interpolated,
+        fingerprint=identity,
+    )
+
+
+def parameters_to_fill(backbone: Backbone, heads: nn.Module | None) -> dict[str, nn.Parameter]:
+    """All parameters to fill, the heads' as `heads.*`."""
+    parameters = dict(backbone.named_parameters())
+    if heads is not None:
+        parameters |= {f"heads.{name}": parameter for name, parameter in heads.named_parameters()}
+    return parameters
+
+
+def _format_of(state: State, backbone: Backbone, formats: Sequence[FileFormat], origin: str) -> FileFormat:
+    """The kind of the file. Raises CheckpointError if it is none of the family, or of other sizes."""
+    form = next((form for form in formats if form.recognises(state)), None)
+    if form is None:
+        hint = ""
+        if any("adaptmlp" in key or "enhancemlp" in key or key.startswith("adapter.") for key in state):
+            hint = "adapter tensors belong to adapter.checkpoint; "
+        kinds = " or ".join(form.name for form in formats)
+        raise CheckpointError(
+            f"{origin}: not a {kinds} checkpoint of images and texts (it has {shorten(state, 3)}); {hint}give "
+            f"an official file of {backbone.name}"
+        )
+    found, wanted = form.sizes(state), form.backbone_sizes(backbone)
+    if found != wanted:
+        raise CheckpointError(
+            f"{origin}: has {found}, but {backbone.name} is configured with {wanted}; give a checkpoint "
+            f"of {backbone.name}, or choose the backbone of this one"
+        )
+    return form

@@ -1,0 +1,297 @@
+"""What the data of every task has in common: it is found, checked as far as can be at once, and loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import lightning
+import numpy as np
+
+from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.loading import Ledger, Loader, Outcome, ReplacingDataset
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
+from mwa_lightning.data.sources import BUILT_IN, Source, find_source, layout_named, prepare_scenes, scenes_root
+from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.tokenizers import Tokenizer
+from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
+from mwa_lightning.errors import ConfigError, DataError
+
+_CHECKED_FILES = 2000  # how many images of a split are looked at at the start; slow disks have 120,000
+
+SplitT = TypeVar("SplitT", RetrievalSplit, StatementSplit)
+
+
+class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
+    """Finds a data set, checks what can be checked at once, and makes the loaders.
+
+    Args:
+        layout: How the data set lies on disk: one of the names in `sources.LAYOUTS`.
+        tokenizer: Turns texts into ids.
+        image_size: Side of the square that images are resized to.
+        resize: What evaluation makes of images that are no squares (see `EvaluationTransform`).
+        interpolation: How images are resized: bicubic or bilinear.
+        batch_size: Samples in a training batch of one process; the global batch is that of all together.
+        eval_batch_size: Images, texts or samples encoded at once by one process in evaluation.
+        seed: Seed of the order and the augmentation.
+        root: Folder of the data set (see `find_source`); for the built-in sets None is the user's cache folder.
+        annotations: Another name of the annotations; relative to `root`.
+        images: Another folder of the images; relative to `root`.
+        num_workers: Processes that decode images; 0 = decode where the training runs.
+        max_bad_images: Images that may be unreadable in training, each replaced by another; evaluation
+            allows none.
+        exif: Turn images as the camera noted; None = as is right for the layout.
+        randaugment: Apply the official RandAugment in training.
+        horizontal_flip: Mirror every second image in training.
+        crop_scale: Least and largest area of the random crop, as shares of the image's.
+        drop_last: Leave out a last training batch that is not full.
+        split: The split that `test_dataloader` gives.
+        domain: For the built-in sets: source or target.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    split_type: type[SplitT]
+    smallest_batch = 2  # fewest samples of a global batch that can be trained on
+
+    def __init__(
+        self,
+        *,
+        layout: str,
+        tokenizer: Tokenizer,
+        image_size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int = 42,
+        root: str | Path | None = None,
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        num_workers: int = 0,
+        max_bad_images: int = 0,
+        exif: bool | None = None,
+        randaugment: bool = False,
+        horizontal_flip: bool = True,
+        crop_scale: Sequence[float] = (0.5, 1.0),
+        drop_last: bool = True,
+        split: str = "test",
+        domain: str = "target",
+        resize: Resize = "stretch",
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        super().__init__()
+        if layout_named(layout).split_type is not self.split_type:
+            raise ConfigError(f"data.layout={layout!r} holds no {self.split_type.samples_are}: choose another data=")
+        _at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        _at_least(0, num_workers=num_workers, max_bad_images=max_bad_images)
+        if seed < 0:
+            raise ConfigError(f"seed={seed}: give 0 or more")
+        if len(crop_scale) != 2:
+            raise ConfigError(f"data.crop_scale={list(crop_scale)}: give two numbers, the least and the largest area")
+        self.layout = layout
+        self.root = root
+        if root is None and layout in BUILT_IN:
+            self.root = scenes_root(domain=domain, layout=layout)
+        self.annotations = annotations
+        self.images = images
+        self.domain = domain
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.exif = exif
+        self.drop_last = drop_last
+        self.test_split = split
+        self.train_transform = TrainTransform(
+            image_size=image_size,
+            seed=seed,
+            crop_scale=(float(crop_scale[0]), float(crop_scale[1])),
+            horizontal_flip=horizontal_flip,
+            randaugment=randaugment,
+            interpolation=interpolation,
+        )
+        self.transform = EvaluationTransform(image_size=image_size, resize=resize, interpolation=interpolation)
+        self.ledger = Ledger(max_bad_images=max_bad_images, tokenizer=tokenizer)
+        self.sampler: GlobalBatchSampler | None = None
+        self._sampler_state: dict[str, Any] | None = None
+        self._source: Source | None = None
+        self._splits: dict[str, SplitT] = {}
+        self._looked_at: set[tuple[str, bool]] = set()
+
+    @property
+    def bad_images(self) -> dict[str, str]:
+        """Path and reason of every image that this process replaced in training."""
+        return self.ledger.bad_images
+
+    def prepare_data(self) -> None:
+        """Make the built-in data set unless it is there."""
+        if self.layout in BUILT_IN:
+            assert self.root is not None
+            prepare_scenes(Path(self.root).expanduser(), domain=self.domain, layout=self.layout)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations, and look at the images: whether they are there, and to evaluate, whether they decode.
+
+        Raises:
+            ConfigError: The split to test does not exist, or the global batch is too small.
+            DataError: Something is missing, damaged or empty.
+        """
+        if self._source is None:
+            self._source = self._find_source()
+            splits = self._source.read(Problems())
+            self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
+        needed = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": (self.test_split,),
+            "predict": (self.test_split,),
+        }
+        for name in needed[stage] if stage is not None else ("train", "val", self.test_split):
+            self._look_at_images(self.split(name), decode=name in ("val", self.test_split))
+            if name == "train" and (self.trainer is not None or self.batch_size > 1):
+                self._make_sampler()  # refuses a global batch of one; how many processes there are, a trainer tells
+
+    def split(self, name: str) -> SplitT:
+        """A split of the data set.
+
+        Raises:
+            ConfigError: No split has this name.
+        """
+        assert self._source is not None, "setup comes first"
+        if name in self._splits:
+            return self._splits[name]
+        there = ", ".join(f"{split.name} ({len(split.pictures):,} images)" for split in self._splits.values())
+        file = self._source.file_of(name)
+        missing = "" if file.exists() else "there is no such file; the data set has "
+        problem = f"the split {name!r} has no items in {file}: {missing or 'it has '}{there or 'none'}"
+        if name in ("train", "val", "test"):
+            raise DataError(f"{problem}; add some, or choose another split")
+        raise ConfigError(f"{problem}; set split to one of these")
+
+    def evaluation_dataloaders(self, name: str) -> list[Loader]:
+        """All that is in a split once, in file order."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> list[Loader]:
+        """The loaders of the validation split."""
+        return self.evaluation_dataloaders("val")
+
+    def test_dataloader(self) -> list[Loader]:
+        """The loaders of the split to test."""
+        return self.evaluation_dataloaders(self.test_split)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training data, and the images that were replaced so far."""
+        sampler = self.sampler.state_dict() if self.sampler is not None else self._sampler_state
+        return {"sampler": sampler, "bad_images": dict(self.bad_images)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved place: at once, or when the training loader is made."""
+        self.ledger.bad_images = dict(state_dict["bad_images"])
+        if self.sampler is not None and state_dict["sampler"] is not None:
+            self.sampler.load_state_dict(state_dict["sampler"])
+        else:
+            self._sampler_state = state_dict["sampler"]
+
+    def _find_source(self) -> Source:
+        return find_source(layout=self.layout, root=self.root, annotations=self.annotations, images=self.images)
+
+    def _training_loader(
+        self, dataset: Callable[..., ReplacingDataset[Any]], *, collate: Callable[..., Outcome], **options: Any
+    ) -> Loader:
+        """Batches of the training split, from the place of a loaded state on.
+
+        Args:
+            dataset: Makes the dataset of the split, what ReplacingDataset takes, and `options`.
+            collate: Makes a batch of its samples.
+            options: Further options of the dataset.
+        """
+        sampler = self.sampler = self._make_sampler()
+        if self._sampler_state is not None:
+            sampler.load_state_dict(self._sampler_state)
+            self._sampler_state = None
+        samples = dataset(
+            split=self.split("train"),
+            reader=self._reader,
+            transform=self.train_transform,
+            batch_size=sampler.batch_size,
+            max_bad_images=self.ledger.max_bad_images,
+            **options,
+        )
+        return self._loader("train", dataset=samples, batch_sampler=sampler, collate_fn=collate)
+
+    @property
+    def _reader(self) -> ImageReader:
+        assert self._source is not None, "setup comes first"
+        return self._source.image_reader(exif=self.exif)
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """This process's rank, and the number of ranks."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _make_sampler(self) -> GlobalBatchSampler:
+        rank, world_size = self._ranks
+        return GlobalBatchSampler(
+            length=len(self.split("train")),
+            batch_size=self.batch_size * world_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+            smallest=self.smallest_batch,
+        )
+
+    def _shard(self, length: int) -> ShardSampler:
+        rank, world_size = self._ranks
+        return ShardSampler(length=length, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+
+    def _loader(self, split: str, *, num_workers: int | None = None, **options: Any) -> Loader:
+        workers = self.num_workers if num_workers is None else num_workers
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return Loader(
+            ledger=self.ledger,
+            split=split,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+            **options,
+        )
+
+    def _look_at_images(self, split: SplitT, *, decode: bool) -> None:
+        """Look whether files are there and not empty, or decode them: all of a small split, some of a large one.
+
+        Evaluation drops none, and one that does not decode is better found before hours of training than after.
+        """
+        if (split.name, decode) in self._looked_at:
+            return
+        count = len(split.pictures)
+        places = np.unique(np.linspace(0, count - 1, num=min(count, _CHECKED_FILES)).astype(int))
+        allowed = self.ledger.max_bad_images if split.name == "train" else 0
+        for place in places:
+            path = split.pictures[int(place)].path
+            if decode:
+                self._reader(path)
+                continue
+            try:
+                whole = os.stat(path).st_size > 0  # noqa: PTH116
+            except OSError:
+                whole = False
+            if not whole:
+                allowed -= 1
+            if allowed < 0:
+                self._reader(path)  # says what is wrong
+        self._looked_at.add((split.name, decode))
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"data.{name}={value}: give {least} or more")

@@ -1,0 +1,107 @@
+"""What every task is as a LightningModule: a loss a step, a metric for each stage, figures at the end of one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import Metric
+
+from mwa_lightning.tasks.model import AdaptedModel
+
+Stage = Literal["val", "test"]
+ModelT = TypeVar("ModelT", bound=AdaptedModel)
+MetricT = TypeVar("MetricT", bound=Metric)
+
+
+class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
+    """Base of the tasks: subclasses say what the loss is and what the metric takes of a batch.
+
+    `val/...` and `test/...` figures are logged at the end of an evaluation.
+
+    Args:
+        model: What trains and what is evaluated.
+        val_metric: Gathers the validation.
+        test_metric: Gathers the test.
+        configure: Makes optimizer and schedule for this task; only training needs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelT,
+        val_metric: MetricT,
+        test_metric: MetricT,
+        configure: Callable[[Any], OptimizerLRScheduler] | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.val_metric = val_metric
+        self.test_metric = test_metric
+        self.configure = configure
+
+    @abstractmethod
+    def model_step(self, batch: Any) -> Tensor:
+        """The loss of a batch."""
+
+    @abstractmethod
+    def update(self, batch: Any, metric: MetricT) -> None:
+        """Show the metric what the model makes of a batch."""
+
+    @abstractmethod
+    def begin(self, metric: MetricT, stage: Stage) -> None:
+        """Start an evaluation: a process that gets no batch takes part in the gathering all the same."""
+
+    @abstractmethod
+    def write_predictions(self, path: Path, data: Any) -> None:
+        """Write what the test run kept of the split `data.test_split`, in file order."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step; the logged loss is that of the global batch."""
+        loss = self.model_step(batch)
+        size = len(batch.sample_ids)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Take a batch into the metric."""
+        self.update(batch, self.val_metric)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Take a batch into the metric."""
+        self.update(batch, self.test_metric)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an evaluation that was broken off has left."""
+        self.val_metric.reset()
+        self.begin(self.val_metric, "val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an evaluation that was broken off has left."""
+        self.test_metric.reset()
+        self.begin(self.test_metric, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures."""
+        self._log_figures("val", self.val_metric)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures."""
+        self._log_figures("test", self.test_metric)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """What `configure` makes."""
+        assert self.configure is not None, "training needs `configure`"
+        return self.configure(self)
+
+    def _log_figures(self, stage: Stage, metric: MetricT) -> None:
+        """Every process computes the same figures from all samples; a sanity check sees too few."""
+        if not self.trainer.sanity_checking:
+            figures = metric.compute()
+            self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        metric.reset()

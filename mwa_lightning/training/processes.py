@@ -1,0 +1,251 @@
+"""Several processes as one run: who is first, how the others are started, and how all of them end.
+
+The first process composes and checks the configuration. Lightning's launcher would start the others with the
+words of the command line, which each of them would compose anew (another time in `run_dir`, another working
+directory under Hydra), so ours starts `python -m mwa_lightning.training.worker CONFIG` with the configuration
+as it is. Processes that torchrun has started compose for themselves, and take the run directory of the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.fabric.utilities.distributed import _init_dist_connection, _set_num_threads_if_needed
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from omegaconf import DictConfig, OmegaConf
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mwa_lightning.errors import ConfigError, ProcessFailed, UserError
+
+# What Lightning sets for the processes that it starts, and would leave behind in ours.
+_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+
+# How long the first process waits for the one that failed, or for the last to end, in seconds.
+_PATIENCE = 10.0
+
+
+class Processes:
+    """The processes of a run, seen from one of them; a run of one process is the usual case.
+
+    Raises ConfigError if the configuration asks for another number than there are.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        trainer = config.trainer
+        devices = trainer.devices
+        if devices == "auto":
+            devices = max(1, torch.cuda.device_count()) if trainer.accelerator == "gpu" else 1
+        self.count = int(devices) * int(trainer.num_nodes)
+        self.by_torchrun = TorchElasticEnvironment.detect()
+        if self.by_torchrun and int(os.environ["WORLD_SIZE"]) != self.count:
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
+                f"{self.count}: make them equal"
+            )
+        if trainer.num_nodes > 1 and not self.by_torchrun and "SLURM_PROCID" not in os.environ:
+            raise ConfigError(
+                f"trainer.num_nodes={trainer.num_nodes}: start mwa-train on each machine with torchrun, or set 1"
+            )
+        self.rank = 0
+        if self.count > 1:
+            ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+            self.rank = int(next((rank for rank in ranks if rank is not None), 0))
+        self.config = config
+        self.workers: list[subprocess.Popen[Any]] = []
+        self._file: Path | None = None
+        self._accelerator = str(trainer.accelerator)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """The first process's value; alone, or before the processes have met, one's own."""
+        if not distributed.is_initialized():
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if distributed.is_initialized():
+            distributed.barrier()
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Do what leaves files for all: the first process before the others."""
+        if not self.first:
+            self.wait()
+        work()
+        if self.first:
+            self.wait()
+
+    def agree_on(self, run_dir: Path) -> Path:
+        """The run directory of the first process, which workers are told too."""
+        if self.count == 1:
+            return run_dir
+        path = Path(self.share(str(run_dir.absolute())))
+        self.config = OmegaConf.merge(self.config, {"run_dir": str(path)})  # type: ignore[assignment]
+        return path
+
+    def start_workers(self, count: int) -> None:
+        """Start this machine's processes from local rank 1 on, and watch over them."""
+        if self.workers or count < 2:
+            return
+        resolved = OmegaConf.to_container(self.config, resolve=True)
+        handle, name = tempfile.mkstemp(prefix="mwa_lightning_", suffix=".yaml")
+        self._file = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(OmegaConf.to_yaml(resolved))
+        command = [sys.executable, "-m", "mwa_lightning.training.worker", name]
+        for local_rank in range(1, count):
+            environment = os.environ | {"LOCAL_RANK": str(local_rank)}
+            self.workers.append(subprocess.Popen(command, env=environment))
+        _Observer(self).start()
+
+    def join(self) -> None:
+        """Meet at once where torchrun has started all processes."""
+        if not self.by_torchrun or self.count == 1 or distributed.is_initialized():
+            return
+        if self._accelerator == "gpu":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+            _init_dist_connection(TorchElasticEnvironment(), "nccl", device_id=device)
+        else:
+            _init_dist_connection(TorchElasticEnvironment(), "gloo")
+
+    def finish(self) -> None:
+        """Wait for the workers, which have nothing left to do. Raises ProcessFailed if one of them failed."""
+        failed = self.failed(patience=6 * _PATIENCE)
+        self.stop()
+        if failed is not None:
+            raise failed
+
+    def failed(self, *, patience: float) -> ProcessFailed | None:
+        """The error of the first worker that failed, as soon as there is one; None if none fails within `patience`."""
+        end = time.monotonic() + patience
+        while True:
+            codes = [worker.poll() for worker in self.workers]
+            for rank, code in enumerate(codes, start=1):
+                if code:
+                    return ProcessFailed(rank=self.rank + rank, code=code)
+            if None not in codes or time.monotonic() > end:
+                return None
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the workers that still run."""
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+@contextmanager
+def processes_of(config: DictConfig) -> Iterator[Processes]:
+    """The processes of a run from its beginning to its end; what goes wrong in one of them ends all.
+
+    Raises ConfigError as `Processes` does, ProcessFailed if another process failed.
+    """
+    processes = Processes(config)
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    threads, met = torch.get_num_threads(), distributed.is_initialized()
+    try:
+        processes.join()
+        yield processes
+        if distributed.is_initialized() and not met:
+            distributed.destroy_process_group()
+        processes.finish()
+    except BaseException as error:
+        # A process that is gone shows here as a broken connection; what it said tells more.
+        lost = isinstance(error, RuntimeError) and not isinstance(error, UserError)
+        failed = processes.failed(patience=_PATIENCE) if lost else None
+        processes.stop()
+        # Taking leave of the others waits for them, so only the last process there is does it.
+        if processes.workers and distributed.is_initialized() and not met:
+            distributed.destroy_process_group()
+        if failed is not None:
+            raise failed from error
+        raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        torch.set_num_threads(threads)
+
+
+class WorkerStrategy(DDPStrategy):
+    """Lightning's DDP with our launcher; parameters that are declared unused are not reduced."""
+
+    def __init__(self, processes: Processes) -> None:
+        super().__init__()
+        self._processes = processes
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _WorkerLauncher(
+            self.cluster_environment, self.num_processes, self.num_nodes, processes=self._processes
+        )
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        adapter: Any = model.get_submodule("model.adapter")
+        unused = [f"model.{name}" for name in adapter.declared_unused]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, unused)
+        return super()._setup_model(model)
+
+
+class _WorkerLauncher(_SubprocessScriptLauncher):
+    """Lightning's launcher; only the command of the further processes, and who watches them, is ours."""
+
+    def __init__(self, *arguments: Any, processes: Processes) -> None:
+        super().__init__(*arguments)
+        self._processes = processes
+        self.procs = processes.workers  # ended by Lightning at a signal
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        environment = self.cluster_environment
+        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not environment.creates_processes_externally:
+            os.environ["MASTER_ADDR"] = environment.main_address
+            os.environ["MASTER_PORT"] = str(environment.main_port)
+            os.environ["NODE_RANK"] = str(environment.node_rank())
+            os.environ["LOCAL_RANK"] = "0"
+            os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
+            self._processes.start_workers(self.num_processes)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+class _Observer(_ChildProcessObserver):
+    """Ends the first process with a worker's exit code, should it still wait for that worker in vain."""
+
+    def __init__(self, processes: Processes) -> None:
+        super().__init__(main_pid=os.getpid(), child_processes=processes.workers, sleep_period=1)
+        self._processes = processes
+
+    def _terminate_all(self) -> None:
+        time.sleep(2 * _PATIENCE)  # the usual end is an exception in the main thread, which ends the process
+        failed = self._processes.failed(patience=0)
+        self._processes.stop()
+        with contextlib.suppress(OSError):
+            print(f"error: {failed}", file=sys.stderr, flush=True)
+        os._exit(1 if failed is None else failed.exit_code)

@@ -1,0 +1,142 @@
+"""The commands on statements about images, with the shipped backbone: a few steps on a few samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import mwa_lightning
+from mwa_lightning.cli import evaluate, train
+from mwa_lightning.data.scenes import write_scenes_nlvr2
+
+SHORT = ("trainer.max_steps=2", "optim.warmup_epochs=0", "data.batch_size=8", "callbacks.progress_bar=false")
+
+
+@pytest.fixture(scope="module")
+def statements(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "statements"
+    write_scenes_nlvr2(root, domain="target", seed=3, train=16, dev=8, test=8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_directory(statements: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    arguments = [f"run_dir={directory}", f"data.root={statements}", "save_predictions=true", *SHORT]
+    assert train.main(["experiment=scenes_modex", *arguments]) == 0
+    return directory
+
+
+def figures(directory: Path) -> dict[str, float]:
+    return json.loads((directory / "metrics.json").read_text())
+
+
+def test_train__then_evaluate_then_load(
+    run_directory: Path, elsewhere: Path, statements: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = figures(run_directory)
+    assert {"test/accuracy", "test/consistency", "test/majority", "val/accuracy"} <= left.keys()
+    assert evaluate.main([f"run={run_directory}", "run_dir=again"]) == 0
+    assert figures(elsewhere / "again")["test/accuracy"] == left["test/accuracy"]
+    shown = capsys.readouterr().out
+    assert "Statements on the test split, in percent" in shown
+    assert "always the most common answer" in shown
+
+    loaded = mwa_lightning.load("beit3_tiny", adapter=run_directory / "adapter.safetensors")
+    assert loaded.model.heads.shape == (2, ("False", "True"))
+    sides = [statements / "images" / "test1" / f"test1-0-0-img{side}.png" for side in range(2)]
+    pair = torch.stack([loaded.transform(Image.open(side)) for side in sides])
+    lines = (statements / "nlvr" / "nlvr2" / "data" / "test1.json").read_text().splitlines()
+    with torch.inference_mode():
+        logits = loaded.model(pair[None], *loaded.tokenizer([json.loads(lines[0])["sentence"]]))
+    with safe_open(run_directory / "predictions.safetensors", framework="pt") as file:
+        assert torch.allclose(logits[0], file.get_tensor("logits")[0], atol=1e-5)
+
+
+def test_eval__of_other_classes(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([f"run={run_directory}", "data.classes=['True','False']"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert (
+        "trained on 2 images and the classes False, True, and these statements have 2 images and the classes" in error
+    )
+
+
+def test_eval__without_a_trained_head(statements: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["task=reasoning", "data=scenes_nlvr2", f"data.root={statements}", "adapter=none"]
+    assert evaluate.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has no head for these statements" in error
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_train__own_jsonl_with_any_number_of_images_and_classes(images: int, elsewhere: Path, statements: Path) -> None:
+    picture = statements / "images" / "test1" / "test1-0-0-img0.png"
+    shutil.copy(picture, elsewhere / "a.png")
+    lines = [
+        {"images": ["a.png"] * images, "text": f"there is a {word}", "label": label, "split": split}
+        for split in ("train", "train", "train", "val", "test")
+        for word, label in (("circle", "yes"), ("star", "no"), ("kite", "perhaps"))
+    ]
+    (elsewhere / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = ["task=entailment", "data=jsonl", f"data.root={elsewhere}", "data.num_workers=0", "run_dir=run"]
+    assert train.main([*own, *SHORT, "data.batch_size=4", "task.label_smoothing=0.1"]) == 0
+    with safe_open(elsewhere / "run" / "adapter.safetensors", framework="pt") as file:
+        assert file.get_slice("heads.dense2.weight").get_shape()[0] == 3
+        assert file.get_slice("heads.norm1.weight").get_shape() == [2 * images * 128]
+        assert json.loads(file.metadata()["classes"]) == ["no", "perhaps", "yes"]
+        assert file.metadata()["task"] == "entailment"
+
+
+def missing_second_image(root: Path) -> None:
+    (root / "images" / "dev" / "dev-0-1-img1.png").unlink()
+
+
+def unknown_label(root: Path) -> None:
+    change(root, "label", "Maybe")
+
+
+def no_statement(root: Path) -> None:
+    change(root, "sentence", " ")
+
+
+def identifier_twice(root: Path) -> None:
+    change(root, "identifier", "test1-0-0-1")
+
+
+def change(root: Path, key: str, value: str) -> None:
+    file = root / "nlvr" / "nlvr2" / "data" / "test1.json"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([json.dumps(json.loads(first) | {key: value}) + "\n", *rest]))
+
+
+DAMAGES: dict[Callable[[Path], None], str] = {
+    missing_second_image: "dev-0-1-img1.png",
+    unknown_label: "Maybe",
+    no_statement: "no words",
+    identifier_twice: "test1-0-0-1",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_train__damaged_data(
+    damage: Callable[[Path], None], statements: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = elsewhere / "statements"
+    shutil.copytree(statements, root)
+    damage(root)
+    own = ["task=reasoning", "data=nlvr2", f"data.root={root}", "data.num_workers=0"]
+    assert train.main([*own, *SHORT, "run_dir=run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mwa-train: error: ")
+    assert error.count("\n") == 1
+    assert DAMAGES[damage] in error
+    assert not (elsewhere / "run").exists()

@@ -1,0 +1,59 @@
+"""A small data set, and training on it by one process and by two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mwa_lightning.cli import train
+from mwa_lightning.data.scenes import write_scenes
+
+COMMON = (
+    "optim.warmup_epochs=0",
+    "optim.eps=1e-3",
+    "trainer.max_steps=4",
+    "trainer.log_every_n_steps=1",
+    "trainer.precision=32",
+    "callbacks.progress_bar=false",
+)
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=8")
+ONE = ("trainer=cpu", "data.batch_size=16")
+
+Train = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """21 pictures to train on, so an epoch has six global batches of 16, and odd numbers to evaluate on."""
+    root = tmp_path_factory.mktemp("distributed") / "scenes"
+    write_scenes(root, domain="target", seed=3, train=21, val=5, test=9)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each process has one thread; the further ones learn it from the environment."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def train_two(scenes: Path) -> Train:
+    """`mwa-train` for four steps with this process as the first of two; returns its exit code."""
+    return lambda *arguments, root=scenes: train.main([*TWO, *COMMON, f"data.root={root}", *arguments])
+
+
+@pytest.fixture
+def train_one(scenes: Path) -> Train:
+    """The same global batches in this process alone.
+
+    An element whose gradient is nothing but rounding error is moved by its sign in Adam with the usual eps of 1e-8;
+    the eps of these runs lifts the comparison above that.
+    """
+    return lambda *arguments, root=scenes: train.main([*ONE, *COMMON, f"data.root={root}", *arguments])

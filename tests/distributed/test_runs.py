@@ -1,0 +1,178 @@
+"""Whole runs of two processes over gloo: this process is the first, the second is started as it is for users."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+
+from mwa_lightning.cli import evaluate
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.sampling import GlobalBatchSampler
+from mwa_lightning.data.sources import find_source
+from mwa_lightning.training.callbacks import RunKeeper
+
+Train = Callable[..., int]
+
+FILES = {
+    "adapter.safetensors",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "checkpoints/sha256.txt",
+    "config.yaml",
+    "metrics.csv",
+    "metrics.json",
+    "train.log",
+}
+
+
+def figures(directory: Path, prefix: str) -> dict[str, float]:
+    metrics = json.loads((directory / "metrics.json").read_text())
+    return {name: value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def losses(directory: Path) -> list[float]:
+    with (directory / "metrics.csv").open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+
+
+def assert_weights_equal(first: Path, second: Path) -> None:
+    """Relative and per tensor."""
+    ours, reference = (load_file(directory / "adapter.safetensors") for directory in (first, second))
+    assert ours.keys() == reference.keys()
+    errors = {name: ((ours[name] - value).norm() / value.norm()).item() for name, value in reference.items()}
+    assert max(errors.values()) <= 1e-5, sorted(errors.items(), key=lambda pair: pair[1])[-3:]
+
+
+def test_train__two_processes_are_as_one(
+    train_two: Train, train_one: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    options = ("adapter.dropout=0", "save_predictions=true")
+    environment = dict(os.environ)
+    assert train_two(*options, f"run_dir={two}", "training.zero_shot=true") == 0
+    assert not distributed.is_initialized()
+    assert dict(os.environ) == environment
+
+    captured = capfd.readouterr()
+    for line in ("run directory", "What trains", "zero-shot evaluation", "epoch 1 of", "Retrieval on the test split"):
+        assert captured.out.count(line) == 1 + (line == "run directory"), line
+    assert "rank" not in captured.out + captured.err
+    left = {path.relative_to(two).as_posix() for path in two.rglob("*") if path.is_file()}
+    assert left == FILES | {"predictions.safetensors"}
+    assert (two / "train.log").read_text().count("What trains") == 1
+
+    assert train_one(*options, f"run_dir={one}", "training.zero_shot=true") == 0
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert len(losses(two)) == 4
+    assert_weights_equal(two, one)
+    assert figures(two, "zero_shot/") == figures(one, "zero_shot/")
+
+    assert evaluate.main([f"run={two}", "trainer=cpu", f"run_dir={tmp_path / 'again'}"]) == 0
+    assert figures(tmp_path / "again", "test/") == figures(two, "test/")
+    ours, reference = (load_file(run / "predictions.safetensors") for run in (two, tmp_path / "again"))
+    for name, tensor in reference.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "head_only"])
+def test_train__other_methods(method: str, train_two: Train, train_one: Train, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert train_two(f"experiment=scenes_{method}", f"run_dir={two}") == 0
+    assert train_one(f"experiment=scenes_{method}", f"run_dir={one}") == 0
+    assert_weights_equal(two, one)
+
+
+@pytest.mark.slow
+def test_eval__two_processes(train_one: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_one(f"run_dir={run}", "save_predictions=true") == 0
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
+    assert evaluate.main([f"run={run}", *two, f"run_dir={tmp_path / 'again'}"]) == 0
+    assert figures(tmp_path / "again", "test/") == figures(run, "test/")
+    ours, reference = (load_file(each / "predictions.safetensors") for each in (tmp_path / "again", run))
+    for name, tensor in reference.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.slow
+def test_train__killed_and_started_again(train_two: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes as a run that nothing happened to, dropout included."""
+    options = ("training.checkpoint_every_n_steps=2", "data.num_workers=0")
+    assert train_two(*options, f"run_dir={tmp_path / 'whole'}") == 0
+    save = RunKeeper._save
+
+    def dying(self: RunKeeper, trainer: object, **position: int) -> None:
+        save(self, trainer, **position)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "_save", dying)
+        with pytest.raises(Killed):
+            train_two(*options, f"run_dir={tmp_path / 'killed'}")
+    assert not (tmp_path / "killed" / "adapter.safetensors").exists()
+    # Other than before, and other than in the config.yaml of the first start: all processes have to learn of it.
+    assert train_two("training.checkpoint_every_n_steps=1", f"run_dir={tmp_path / 'killed'}") == 0
+    weights = [(tmp_path / run / "adapter.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_train__failure_of_one_ends_all(
+    rank: int, train_two: Train, scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that only one process meets cannot be decoded."""
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    split = find_source(layout="scenes", root=root).read(Problems())["train"]
+    sampler = GlobalBatchSampler(length=len(split.captions), batch_size=16, seed=42)
+    owners = [[split.captions[int(place)].image_index for place in batch] for batch in sampler.global_batches(0)]
+    halves = [[set(owner[:8]), set(owner[8:])] for owner in owners]
+    # Met by this process in the first or the second step, and not by the other up to then.
+    own = halves[0][rank] - halves[0][1 - rank] or halves[1][rank] - halves[1][1 - rank] - halves[0][1 - rank]
+    picture = Path(split.pictures[min(own)].path)
+    picture.write_bytes(picture.read_bytes()[:200])
+
+    assert train_two(f"run_dir={tmp_path / 'run'}", root=root) == 2
+    error = capfd.readouterr().err
+    assert picture.name in error
+    assert "Traceback" not in error
+    if rank == 1:
+        assert error.startswith("rank 1: error: ")
+        assert "mwa-train: error: rank 1 ended with exit code 2" in error
+    else:
+        assert error.startswith("mwa-train: error: ")
+        assert error.count("\n") == 1
+    assert not distributed.is_initialized()
+    assert not any(name.startswith("test/") for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
+
+
+@pytest.mark.slow
+def test_train__by_torchrun(scenes: Path, elsewhere: Path) -> None:
+    """Each process composes for itself; the directory, named after the time, is the first one's."""
+    (elsewhere / "start.py").write_text("import sys\nfrom mwa_lightning.cli.train import main\nsys.exit(main())\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "start.py"]
+    command += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32"]
+    command += ["data.batch_size=8", "trainer.max_steps=2", "optim.warmup_epochs=0", f"data.root={scenes}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Retrieval on the test split") == 1
+    (left,) = elsewhere.glob("logs/retrieval/scenes_mwa/*/metrics.json")
+    assert {path.relative_to(left.parent).as_posix() for path in left.parent.rglob("*") if path.is_file()} == FILES

@@ -1,0 +1,128 @@
+"""Image-text matching: which wrong partners are drawn, and what the loss is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from mwa_lightning.adapters.mwa import MultiWayAdapter
+from mwa_lightning.backbones.fusion import FusionEncoder
+from mwa_lightning.data.records import TrainBatch
+from mwa_lightning.tasks.heads import FusionRetrievalHeads, retrieval_heads
+from mwa_lightning.tasks.matching import hard_partners, matching_loss
+from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.tasks.retrieval import RetrievalTask
+
+
+def make_model(fusion_layers: int) -> RetrievalModel:
+    """A very small ALBEF (with fusion layers) or BLIP (without)."""
+    torch.manual_seed(0)
+    backbone = FusionEncoder(
+        name="test",
+        vision_width=16,
+        vision_depth=2,
+        vision_heads=2,
+        vision_ffn_width=32,
+        patch_size=8,
+        image_size=16,
+        text_width=16,
+        text_heads=2,
+        text_ffn_width=32,
+        text_layers=2,
+        fusion_layers=fusion_layers,
+        vocabulary_size=40,
+        encoder_token=None if fusion_layers else -1,
+        embedding_width=8,
+    )
+    return RetrievalModel(backbone=backbone, adapter=MultiWayAdapter(mid_dim=4), heads=retrieval_heads(backbone))
+
+
+def make_batch(*image_ids: int) -> TrainBatch:
+    torch.manual_seed(1)
+    count = len(image_ids)
+    return TrainBatch(
+        images=torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8),
+        ids=torch.randint(4, 38, (count, 6)),
+        mask=torch.arange(6) < torch.tensor([6, 4, 3, 5, 6, 2])[:count, None],
+        image_ids=torch.tensor(image_ids),
+        sample_ids=[str(number) for number in range(count)],
+    )
+
+
+def test_hard_partners__only_allowed_ones_and_the_likely_ones_most() -> None:
+    torch.manual_seed(0)
+    scores = torch.tensor([[9.0, 3.0, 0.0]]).repeat(4000, 1)
+    allowed = torch.tensor([[False, True, True]]).repeat(4000, 1)
+    drawn = torch.bincount(hard_partners(scores, allowed), minlength=3) / 4000
+    chances = scores[0].softmax(0) + 1e-4
+    expected = chances[1] / (chances[1] + chances[2])
+    assert drawn[0] == 0
+    assert drawn[1].item() == pytest.approx(expected.item(), abs=0.02)
+
+
+@pytest.mark.parametrize("fusion_layers", [0, 2], ids=["blip", "albef"])
+def test_matching_loss__equals_plain_code(fusion_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = make_model(fusion_layers), make_batch(1, 2, 3)
+    backbone, heads = model.backbone, model.heads
+    assert isinstance(backbone, FusionEncoder)
+    assert isinstance(heads, FusionRetrievalHeads)
+    # With these scores the wrong partner is certain but for a chance of 1e-4: of 0 it is 1, of 1 it is 2, of 2 it is 0.
+    similarity = torch.tensor([[0.0, 90.0, 0.0], [0.0, 0.0, 90.0], [90.0, 0.0, 0.0]])
+    torch.manual_seed(2)
+    tokens = backbone.encode_image(batch.images)
+    loss = matching_loss(
+        backbone,
+        heads,
+        image_tokens=tokens,
+        ids=batch.ids,
+        mask=batch.mask,
+        similarity=similarity,
+        image_ids=batch.image_ids,
+    )
+    # Image i gets text (i + 1) % 3, text i gets image (i - 1) % 3.
+    pairs = (
+        [(i, i, 1) for i in range(3)]
+        + [((i - 1) % 3, i, 0) for i in range(3)]
+        + [(i, (i + 1) % 3, 0) for i in range(3)]
+    )
+    total = torch.zeros(())
+    for image, text, label in pairs:
+        length = int(batch.mask[text].sum())
+        fused = backbone.fuse([tokens[image : image + 1]], batch.ids[text : text + 1, :length], None)
+        total = (
+            total - functional.linear(fused[:, 0], heads.matching.weight, heads.matching.bias).log_softmax(1)[0, label]
+        )
+    assert loss.item() == pytest.approx(total.item() / 9, rel=1e-5)
+
+
+def test_matching_loss__without_wrong_partners_has_the_right_pairs_only() -> None:
+    model, batch = make_model(2), make_batch(5, 5, 5)
+    backbone, heads = model.backbone, model.heads
+    assert isinstance(backbone, FusionEncoder)
+    assert isinstance(heads, FusionRetrievalHeads)
+    tokens = backbone.encode_image(batch.images)
+    loss = matching_loss(
+        backbone,
+        heads,
+        image_tokens=tokens,
+        ids=batch.ids,
+        mask=batch.mask,
+        similarity=torch.zeros(3, 3),
+        image_ids=batch.image_ids,
+    )
+    logits = heads.match(backbone.fuse([tokens], batch.ids, batch.mask))
+    assert loss.item() == pytest.approx(functional.cross_entropy(logits, torch.ones(3, dtype=torch.int64)).item())
+
+
+@pytest.mark.parametrize("fusion_layers", [0, 2], ids=["blip", "albef"])
+def test_model_step__reaches_everything_that_trains(fusion_layers: int) -> None:
+    task = RetrievalTask(model=make_model(fusion_layers))
+    task.model_step(make_batch(1, 2, 2, 3)).backward()
+    bare = [
+        name for name, parameter in task.model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert bare == []
+    frozen = [name for name, parameter in task.model.named_parameters() if not parameter.requires_grad]
+    assert all(name.startswith("backbone.") for name in frozen)
+    assert len(frozen) == len(list(task.model.backbone.parameters()))
