@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.fabric.utilities.distributed import _init_dist_connection, _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -66,6 +66,7 @@ class Processes:
             self.rank = int(next((rank for rank in ranks if rank is not None), 0))
         self.config = config
         self.workers: list[subprocess.Popen[Any]] = []
+        self.stopped = threading.Event()
         self._file: Path | None = None
         self._accelerator = str(trainer.accelerator)
 
@@ -116,6 +117,10 @@ class Processes:
         for local_rank in range(1, count):
             environment = os.environ | {"LOCAL_RANK": str(local_rank)}
             self.workers.append(subprocess.Popen(command, env=environment))
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch over the workers until they are stopped."""
         _Observer(self).start()
 
     def join(self) -> None:
@@ -149,7 +154,8 @@ class Processes:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the workers that still run."""
+        """End the workers that still run; nobody watches over them any more."""
+        self.stopped.set()
         for worker in self.workers:
             if worker.poll() is None:
                 worker.kill()
@@ -235,17 +241,23 @@ class _WorkerLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
 
-class _Observer(_ChildProcessObserver):
-    """Ends the first process with a worker's exit code, should it still wait for that worker in vain."""
+class _Observer(threading.Thread):
+    """Ends the first process with a worker's exit code, should it still wait for that worker in vain.
+
+    The usual end is an exception in the main thread, which stops the workers; from then on there is nothing to end,
+    and the process may have other work to do.
+    """
 
     def __init__(self, processes: Processes) -> None:
-        super().__init__(main_pid=os.getpid(), child_processes=processes.workers, sleep_period=1)
+        super().__init__(daemon=True)
         self._processes = processes
 
-    def _terminate_all(self) -> None:
-        time.sleep(2 * _PATIENCE)  # the usual end is an exception in the main thread, which ends the process
-        failed = self._processes.failed(patience=0)
-        self._processes.stop()
-        with contextlib.suppress(OSError):
-            print(f"error: {failed}", file=sys.stderr, flush=True)
-        os._exit(1 if failed is None else failed.exit_code)
+    def run(self) -> None:
+        stopped = self._processes.stopped
+        while not stopped.wait(1.0):
+            failed = self._processes.failed(patience=0)
+            if failed is not None and not stopped.wait(2 * _PATIENCE):
+                self._processes.stop()
+                with contextlib.suppress(OSError):
+                    print(f"error: {failed}", file=sys.stderr, flush=True)
+                os._exit(failed.exit_code)

@@ -63,6 +63,27 @@ def test_processes_of__failure_at_the_very_end() -> None:
         processes.workers.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
 
 
+@pytest.mark.parametrize(
+    ("main", "exit_code"), [("time.sleep(60)", 3), ("processes.stop(); time.sleep(3)", 0), ("raise KeyError", 1)]
+)
+def test_processes__watch(main: str, exit_code: int) -> None:
+    """A process that waits in vain for one that failed is ended; one that has stopped its workers lives on."""
+    code = f"""
+import subprocess, sys, time
+from omegaconf import OmegaConf
+from mwa_lightning.training import processes as module
+module._PATIENCE = 0.1
+settings = OmegaConf.create({{"trainer": {{"accelerator": "cpu", "devices": 2, "num_nodes": 1}}}})
+processes = module.Processes(settings)
+processes.workers.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
+processes.watch()
+{main}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == exit_code, done.stderr
+    assert ("error: rank 1 ended with exit code 3" in done.stderr) == (exit_code == 3)
+
+
 class Batch(NamedTuple):
     x: Tensor
     sample_ids: list[str]
