@@ -173,13 +173,16 @@ class CrossAttention(nn.Module):
         self.merge = initialize_linear(nn.Linear(len(self.images) * width, width)) if merge else None
 
     def forward(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """Map tokens (b, n, d), attending to memory[i] (b, k, d') for each i of `images`, to (b, n, d)."""
+        """Map tokens (b, n, d), attending to memory[i] (b, k, d') for each i of `images`, to (b, n, d).
+
+        A memory (1, k, d') is that of every sample; its keys and values are computed once.
+        """
         attended = []
         for place, image in enumerate(self.images):
             mixed = functional.scaled_dot_product_attention(
                 _split_heads(self.query[place](tokens), self.heads),
-                _split_heads(self.key[place](memory[image]), self.heads),
-                _split_heads(self.value[place](memory[image]), self.heads),
+                _split_heads(self.key[place](memory[image]), self.heads).expand(tokens.shape[0], -1, -1, -1),
+                _split_heads(self.value[place](memory[image]), self.heads).expand(tokens.shape[0], -1, -1, -1),
             )
             attended.append(self.output[place](mixed.transpose(1, 2).flatten(2)))
         if self.merge is not None:

@@ -222,8 +222,8 @@ class FusionEncoder(Backbone):
     def fuse(self, memory: Memory, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Encode texts, as in `encode_text`, that attend to images: tokens (b, n, d).
 
-        `memory` has the vision tokens (b, k, d_v) of one image, or in the form for two images those of each. Raises
-        ConfigError if it has another number of images.
+        `memory` has the vision tokens (b, k, d_v) of one image, or in the form for two images those of each; it is
+        (1, k, d_v) where all texts see the same image. Raises ConfigError if it has another number of images.
         """
         if len(memory) != self.images:
             raise ConfigError(

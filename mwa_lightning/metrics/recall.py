@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -123,6 +123,11 @@ def recall_figures(embedded: Embedded) -> dict[str, float]:
         "i2t": best_ranks(images, texts, _captions_of_each(text_image, len(images))),
         "t2i": best_ranks(texts, images, text_image.unsqueeze(1)),
     }
+    return figures_of_ranks(ranks)
+
+
+def figures_of_ranks(ranks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Recall@1/5/10 of the ranks from 1 (q,) of each direction, and their mean, in percent."""
     figures = {
         f"{direction}_r{k}": 100 * int((rank <= k).sum()) / len(rank) for direction, rank in ranks.items() for k in TOP
     }
@@ -150,7 +155,7 @@ def best_ranks(queries: Tensor, candidates: Tensor, right: Tensor) -> Tensor:
     columns = group[right.clamp(min=0)]
     ranks = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
     buffer = queries.new_empty(min(BLOCK, len(queries)), len(distinct))
-    with _full_precision(queries.device):
+    with full_precision(queries.device):
         for begin in range(0, len(queries), BLOCK):
             rows = slice(begin, begin + BLOCK)
             scores = buffer[: len(queries[rows])]
@@ -223,7 +228,7 @@ def _hash(rows: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Matrix products in fp32, whatever autocast and the reduced precisions of the hardware are set to."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

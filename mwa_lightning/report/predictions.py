@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mwa_lightning.tensor_files import write_tensors
 
+if TYPE_CHECKING:
+    from mwa_lightning.metrics.reranking import Ranking
+
 _FORMAT = {"format": "mwa_lightning predictions 1"}
 
 
 def write_predictions(
-    path: Path, *, images: Tensor, texts: Tensor, text_image: Tensor, image_ids: Sequence[int] | Sequence[str]
+    path: Path,
+    *,
+    images: Tensor,
+    texts: Tensor,
+    text_image: Tensor,
+    image_ids: Sequence[int] | Sequence[str],
+    ranking: Ranking | None = None,
 ) -> None:
     """Write `image_embeddings`, `text_embeddings`, `image_ids`, `text_image_ids`; the file appears whole.
+
+    With a ranking also `image_candidates` (rows of texts) and `image_scores`, `text_candidates` (rows of images) and
+    `text_scores`.
 
     Args:
         path: The file.
@@ -26,6 +39,7 @@ def write_predictions(
         text_image: The row in `images` of each text's image (n,).
         image_ids: The images' ids in file order (m); ids that are strings are numbered from 0 in that order,
             and their names go into the metadata, under `image_names`, as a JSON list.
+        ranking: The candidates that were scored once more.
     """
     assert len(image_ids) == len(images)
     assert len(text_image) == len(texts)
@@ -41,6 +55,9 @@ def write_predictions(
         "image_ids": ids,
         "text_image_ids": ids[text_image.cpu()],
     }
+    if ranking is not None:
+        for name, candidates in (("image", ranking.image_to_text), ("text", ranking.text_to_image)):
+            tensors |= {f"{name}_candidates": candidates.rows, f"{name}_scores": candidates.scores}
     write_tensors(path, tensors, metadata=metadata)
 
 

@@ -65,7 +65,12 @@ def closing_table(metrics: Mapping[str, float], *, split: str = "test") -> Table
     ours = "adapted" if metrics.get("params/trainable", 1) else "zero-shot"
     lines = {
         label: [metrics[f"{prefix}/{figure}"] for figure in RECALLS]
-        for label, prefix in (("zero-shot", "zero_shot"), (ours, split), (f"{ours}, 1K", f"{split}/1k"))
+        for label, prefix in (
+            ("zero-shot", "zero_shot"),
+            (ours, split),
+            (f"{ours}, by cosine alone", f"{split}/cosine"),
+            (f"{ours}, 1K", f"{split}/1k"),
+        )
         if f"{prefix}/mean_recall" in metrics
     }
     for label, values in lines.items():

@@ -57,6 +57,11 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
     def begin(self, metric: MetricT, stage: Stage) -> None:
         """Start an evaluation: a process that gets no batch takes part in the gathering all the same."""
 
+    def figures(self, metric: MetricT) -> dict[str, Tensor]:
+        """What an evaluation comes to, in percent; the same in every process."""
+        figures: dict[str, Tensor] = metric.compute()
+        return figures
+
     @abstractmethod
     def write_predictions(self, path: Path, data: Any) -> None:
         """Write what the test run kept of the split `data.test_split`, in file order."""
@@ -102,6 +107,6 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
     def _log_figures(self, stage: Stage, metric: MetricT) -> None:
         """Every process computes the same figures from all samples; a sanity check sees too few."""
         if not self.trainer.sanity_checking:
-            figures = metric.compute()
+            figures = self.figures(metric)
             self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
         metric.reset()

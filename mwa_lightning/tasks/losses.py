@@ -76,6 +76,50 @@ def sigmoid_loss(
         return -likelihood.sum() * (processes / len(gathered))
 
 
+def momentum_contrastive_loss(
+    images: Tensor,
+    texts: Tensor,
+    *,
+    slow: tuple[Tensor, Tensor],
+    queue: tuple[Tensor, Tensor, Tensor],
+    logit_scale: Tensor,
+    image_ids: Tensor,
+    distillation: float,
+) -> Tensor:
+    """ALBEF's contrastive loss of the global batch, as this process's part of it.
+
+    The keys K are the slow model's embeddings of the other side: of the global batch, then of the queue. With
+    S = exp(logit_scale) * own @ K^T, and S' likewise of the slow model's own embeddings, the loss of a row is the
+    cross-entropy of softmax(S) with the target distillation * softmax(S') + (1 - distillation) * (evenly those keys
+    that have the image of the row); it is averaged over the rows of both sides. What `contrastive_loss` says of several
+    processes holds here too. With one process it is the official loss; theirs has the keys of its own process only,
+    and random vectors in the part of the queue that is not filled yet.
+
+    Args:
+        images: Embeddings (b, d) of unit length.
+        texts: Embeddings (b, d) of unit length; row i belongs to row i of `images`.
+        slow: Those of the slow model, images and texts, without a gradient.
+        queue: Its embeddings of images (q, d) and texts (q, d) of earlier batches, and the image ids of these (q,).
+        logit_scale: The logarithm of the scale, ().
+        image_ids: (b,), int64, unique over the data set.
+        distillation: Share of the target that is the slow model's opinion.
+
+    Source: Li et al., "Align before Fuse" (arXiv 2107.07651), section 3.4; salesforce/ALBEF, models/model_retrieval.py.
+    """
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        gathered, gathered_ids, _, processes = _global_batch(torch.stack(slow, dim=1).float(), image_ids)
+        keys = [torch.cat([gathered[:, side], queue[side]]) for side in range(2)]
+        same = (image_ids.unsqueeze(1) == torch.cat([gathered_ids, queue[2]])).float()
+        scale = logit_scale.float().exp()
+        total = torch.zeros((), device=images.device)
+        for own, slow_own, others in ((images, slow[0], keys[1]), (texts, slow[1], keys[0])):
+            with torch.no_grad():
+                opinion = (scale * (slow_own.float() @ others.T)).softmax(dim=1)
+                target = distillation * opinion + (1 - distillation) * same / same.sum(dim=1, keepdim=True)
+            total = total - ((scale * (own.float() @ others.T)).log_softmax(dim=1) * target).sum()
+        return total / 2 * (processes / len(gathered))
+
+
 def classification_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
     """The mean cross-entropy of the global batch, as this process's part of it.
 
@@ -88,7 +132,7 @@ def classification_loss(logits: Tensor, labels: Tensor, *, label_smoothing: floa
         label_smoothing: Share of the target that is spread evenly over all classes.
     """
     total = functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
-    if not _several_processes():
+    if not several_processes():
         return total / len(labels)
     count = torch.tensor(len(labels), dtype=torch.float32, device=logits.device)
     distributed.all_reduce(count)
@@ -106,13 +150,20 @@ def clamp_logit_scale(logit_scale: nn.Parameter, *, largest: float) -> None:
         logit_scale.clamp_(max=torch.tensor(largest).log().item())
 
 
-def _several_processes() -> bool:
+def several_processes() -> bool:
+    """Whether this process is one of several that train or evaluate together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (b, ...) of all processes in rank order, without a gradient."""
+    with torch.no_grad():
+        return _global_batch(rows, rows.new_zeros(len(rows), dtype=torch.int64))[0]
 
 
 def _global_batch(rows: Tensor, image_ids: Tensor) -> tuple[Tensor, Tensor, int, int]:
     """Rows and ids of all processes in rank order, where this process's begin, the number of processes."""
-    if not _several_processes():
+    if not several_processes():
         return rows, image_ids, 0, 1
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))

@@ -12,9 +12,6 @@ from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.losses import classification_loss
 
-# Added to the chance of every wrong partner, as in the official code: none is ruled out.
-LEAST_CHANCE = 1e-4
-
 
 def matching_loss(
     backbone: FusionEncoder,
@@ -54,8 +51,11 @@ def matching_loss(
 
 @torch.no_grad()
 def hard_partners(scores: Tensor, allowed: Tensor) -> Tensor:
-    """Draw one allowed column (r,) for each row of scores (r, b), by the softmax of the row."""
+    """Draw one allowed column (r,) for each row of scores (r, b), by the softmax over the allowed ones of the row.
+
+    Scores that are not finite count as 0: the loss, which has them too, tells of them.
+    """
     if not len(scores):
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
-    chances = (scores.float().softmax(dim=1) + LEAST_CHANCE).masked_fill(~allowed, 0)
-    return torch.multinomial(chances, 1).squeeze(1)
+    known = torch.nan_to_num(scores.float(), nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.multinomial(known.masked_fill(~allowed, -torch.inf).softmax(dim=1), 1).squeeze(1)

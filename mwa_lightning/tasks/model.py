@@ -46,6 +46,10 @@ class RetrievalModel(AdaptedModel):
     def __init__(self, *, backbone: Backbone, adapter: AdapterMethod, heads: EmbeddingHeads) -> None:
         super().__init__(backbone=backbone, adapter=adapter, heads=heads, streams=heads.streams)
 
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`encode_image` and `encode_text` of a batch."""
+        return self.encode_image(images), self.encode_text(ids, mask)
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Map images (b, 3, s, s), uint8 or normalised, to embeddings (b, d) of unit length, fp32."""
         return self.heads.embed_image(self.backbone.encode_image(images))

@@ -14,26 +14,38 @@ from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.recall import RetrievalRecall
+from mwa_lightning.metrics.reranking import Ranking, reranked_figures
 from mwa_lightning.report.predictions import write_predictions
 from mwa_lightning.tasks.base import AdaptationTask, Stage
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss, sigmoid_loss
+from mwa_lightning.tasks.losses import (
+    clamp_logit_scale,
+    contrastive_loss,
+    momentum_contrastive_loss,
+    sigmoid_loss,
+)
 from mwa_lightning.tasks.matching import matching_loss
 from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.tasks.momentum import MomentumQueue
+from mwa_lightning.tasks.reranking import Reranker
 
 if TYPE_CHECKING:
     from mwa_lightning.data.datamodule import RetrievalDataModule
 
 Loss = Literal["auto", "softmax", "sigmoid"]
+USUAL_CANDIDATES = 128  # of ALBEF and BLIP on Flickr30K; 256 on COCO
+QUEUE = "momentum_queue"  # in checkpoints
 
 
 class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
     """Trains with a contrastive loss over the global batch, evaluates with Recall@K.
 
     With a fusion encoder (BLIP, ALBEF) the loss has a second part: whether a text that sees an image belongs to it.
+    What the head for this says decides among the best candidates in evaluation, too.
 
     Evaluation runs over two loaders, one of images and one of captions, in any order. It logs `val/...` and
-    `test/...` figures in percent (`i2t_r1` and its kin, `mean_recall`).
+    `test/...` figures in percent (`i2t_r1` and its kin, `mean_recall`); after re-ranking, those of the embeddings alone
+    stand under `cosine/`.
 
     Args:
         model: What trains and what is evaluated.
@@ -43,12 +55,19 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             the optimizer.
         mask_same_image: Whether other pairs of the same image are left out of the loss; the official recipes
             take them as negatives.
-        one_k: Whether to report the 1K figure of COCO too.
+        rerank: How many candidates of each query are scored by the matching head: 0 = none, `auto` = 128 where there is
+            one.
+        rerank_cosine: Whether the cosine is added to its score.
+        queue_size: Embeddings of earlier batches, by a slow copy of what trains, that are negatives too; None = off.
+        momentum: How slow the copy is: its share of itself that it keeps at each batch.
+        distillation: Share of the contrastive target that is the copy's opinion; it grows from 0 over the first
+            `distillation_epochs`.
+        one_k: Whether to report the 1K figure of COCO too, of the embeddings alone.
         keep_predictions: Whether the embeddings of a test run stay in `test_metric.embedded`, in file order.
         configure: Makes optimizer and schedule for this task; only training needs it.
 
     Raises:
-        ConfigError: If `logit_scale_max` is not above 1, there is no such loss, or the heads lack what it needs.
+        ConfigError: If `logit_scale_max` is not above 1, there is no such loss, or the heads lack what is asked for.
     """
 
     def __init__(
@@ -58,28 +77,50 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         loss: Loss = "auto",
         logit_scale_max: float = 100.0,
         mask_same_image: bool = True,
+        rerank: int | Literal["auto"] = "auto",
+        rerank_cosine: bool = True,
+        queue_size: int | None = None,
+        momentum: float = 0.995,
+        distillation: float = 0.4,
+        distillation_epochs: float = 1.0,
         one_k: bool = False,
         keep_predictions: bool = False,
         configure: Callable[[RetrievalTask], OptimizerLRScheduler] | None = None,
     ) -> None:
         if not logit_scale_max > 1:
             raise ConfigError(f"task.logit_scale_max={logit_scale_max}: give a number above 1, such as 100")
+        can_match = isinstance(model.heads, FusionRetrievalHeads)
+        for key, value in (("rerank", rerank), ("queue_size", queue_size)):
+            if value not in ("auto", 0, None) and not can_match:
+                raise ConfigError(
+                    f"task.{key}={value}: {model.backbone.name} has no head for image-text matching, where image and "
+                    f"text meet; set {'0' if key == 'rerank' else 'null'}, or take a BLIP or ALBEF backbone"
+                )
+        candidates = (USUAL_CANDIDATES if can_match else 0) if rerank == "auto" else rerank
         super().__init__(
             model=model,
-            val_metric=RetrievalRecall(one_k=one_k),
-            test_metric=RetrievalRecall(one_k=one_k, keep=keep_predictions),
+            val_metric=RetrievalRecall(one_k=one_k, keep=candidates > 0),
+            test_metric=RetrievalRecall(one_k=one_k, keep=keep_predictions or candidates > 0),
             configure=configure,
         )
         self.loss = self._own_loss(loss)
         self.logit_scale_max = logit_scale_max
         self.mask_same_image = mask_same_image
+        self.reranker = Reranker(k=candidates, add_cosine=rerank_cosine) if candidates else None
+        self.ranking: Ranking | None = None
+        self.queue = None if queue_size is None else MomentumQueue(size=queue_size, decay=momentum)
+        self.distillation = distillation
+        self.distillation_epochs = distillation_epochs
+        self._epochs = 0.0  # trained so far, parts of one included
 
     def model_step(self, batch: TrainBatch) -> Tensor:
         """The loss of a batch of pairs."""
         heads, backbone = self.model.heads, self.model.backbone
         image_tokens = backbone.encode_image(batch.images)
         images, texts = heads.embed_image(image_tokens), self.model.encode_text(batch.ids, batch.mask)
-        loss = self._contrast(images, texts, batch)
+        loss = (
+            self._contrast(images, texts, batch) if self.queue is None else self._contrast_queue(images, texts, batch)
+        )
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
             loss = loss + matching_loss(
@@ -104,8 +145,26 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         assert heads.logit_bias is not None
         return sigmoid_loss(images, texts, logit_scale=heads.logit_scale, logit_bias=heads.logit_bias, **options)
 
+    def _contrast_queue(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
+        """The contrastive part of the loss where there is a queue; the batch then enters it."""
+        assert self.queue is not None
+        slow = self.queue.embed(self.model, batch)
+        ramp = min(1.0, self._epochs / self.distillation_epochs) if self.distillation_epochs else 1.0
+        loss = momentum_contrastive_loss(
+            images,
+            texts,
+            slow=slow,
+            queue=self.queue.keys(images),
+            logit_scale=self.model.heads.logit_scale,
+            image_ids=batch.image_ids,
+            distillation=self.distillation * ramp,
+        )
+        self.queue.extend(*slow, batch.image_ids)
+        return loss
+
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """One step; the logged loss is that of the global batch."""
+        self._epochs = self.current_epoch + batch_idx / self.trainer.num_training_batches
         loss = super().training_step(batch, batch_idx)
         scale = self.model.heads.logit_scale.detach().exp()
         self.log("train/logit_scale", scale, batch_size=len(batch.sample_ids))
@@ -120,8 +179,13 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
     def update(self, batch: ImageBatch | TextBatch, metric: RetrievalRecall) -> None:
         """Embed a batch of images or captions."""
         if isinstance(batch, ImageBatch):
-            metric.update_images(self.model.encode_image(batch.images), batch.image_index)
+            tokens = self.model.backbone.encode_image(batch.images)
+            metric.update_images(self.model.heads.embed_image(tokens), batch.image_index)
+            if self.reranker is not None:
+                self.reranker.add_images(tokens, batch.image_index)
         else:
+            if self.reranker is not None:
+                self.reranker.add_texts(batch.ids, batch.mask, batch.text_index)
             metric.update_texts(self.model.encode_text(batch.ids, batch.mask), batch.text_index, batch.image_index)
 
     def begin(self, metric: RetrievalRecall, stage: Stage) -> None:
@@ -130,9 +194,35 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         index = torch.empty(0, dtype=torch.int64, device=self.device)
         metric.update_images(rows, index)
         metric.update_texts(rows, index, index)
+        if self.reranker is not None:
+            self.reranker.reset()
+
+    def figures(self, metric: RetrievalRecall) -> dict[str, Tensor]:
+        """Those of the embeddings, or of what the matching head makes of them."""
+        figures = super().figures(metric)
+        if self.reranker is None:
+            return figures
+        assert metric.embedded is not None
+        with self.trainer.precision_plugin.forward_context():
+            self.ranking = self.reranker.rank(metric.embedded, self.model)
+        self.reranker.reset()
+        reranked = reranked_figures(self.ranking, metric.embedded)
+        return {f"cosine/{name}": value for name, value in figures.items()} | {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in reranked.items()
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the queue."""
+        if self.queue is not None:
+            checkpoint[QUEUE] = self.queue.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the queue up again."""
+        if self.queue is not None:
+            self.queue.load_state_dict(checkpoint.get(QUEUE))
 
     def write_predictions(self, path: Path, data: RetrievalDataModule) -> None:
-        """Write the embeddings of the split that was tested."""
+        """Write the embeddings of the split that was tested, and the re-ranked candidates where there are some."""
         embedded = self.test_metric.embedded
         assert embedded is not None, "make the task with keep_predictions"
         pictures = data.split(data.test_split).pictures
@@ -142,6 +232,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             texts=embedded.texts,
             text_image=embedded.text_image,
             image_ids=pictures.image_ids.tolist() if pictures.labels is None else list(pictures.labels),
+            ranking=self.ranking,
         )
 
     def _own_loss(self, loss: Loss) -> Loss:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,15 +12,23 @@ from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.expectations import Facts, check, compare, published
 from mwa_lightning.report.tables import closing_table, comparison_table
-from mwa_lightning.tasks.kinds import about_statements
-from mwa_lightning.tasks.model import AdaptedModel, parameter_figures
+from mwa_lightning.tasks.base import AdaptationTask
+from mwa_lightning.tasks.model import parameter_figures
+from mwa_lightning.tasks.retrieval import RetrievalTask
 from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.processes import processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
-from mwa_lightning.training.setup import check_device, evaluate_model, make_data, reproducible, statement_shape
+from mwa_lightning.training.setup import (
+    check_device,
+    evaluate_model,
+    make_data,
+    make_task,
+    reproducible,
+    statement_shape,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +56,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         data = make_data(config, tokenizer, processes, stages=("test",))
         model = attach(config, *build_backbone(config, statement_shape(data)))
         check_saving(config, model.adapter)
+        task = make_task(config, model)  # refuses what does not fit before anything is written
         run.create(checkpoints=False)
         run.write_config(config)
         with run.logging():
@@ -65,7 +75,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             show(closing_table(figures, split=config.split))
             log.info("run directory: %s", run.path)
             if expected is not None:
-                comparison = compare(expected, figures, _facts(config, model), prefix=f"{config.split}/")
+                comparison = compare(expected, figures, _facts(config, task), prefix=f"{config.split}/")
                 show(comparison_table(comparison))
                 check(comparison)
         return figures
@@ -77,8 +87,9 @@ def _refuse_training_run(run: RunDirectory) -> None:
         raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
 
 
-def _facts(config: DictConfig, model: AdaptedModel) -> Facts:
+def _facts(config: DictConfig, task: AdaptationTask[Any, Any]) -> Facts:
     """What our figures are of."""
+    model = task.model
     weights = Path(str(config.backbone.checkpoint)).name
     if not isinstance(model.adapter, NoAdapter):
         adapter = config.adapter.checkpoint
@@ -91,13 +102,16 @@ def _facts(config: DictConfig, model: AdaptedModel) -> Facts:
         data=str(config.data.layout),
         split=str(config.split),
         resolution=int(config.backbone.image_size),
-        protocol=_protocol(config, model),
+        protocol=_protocol(task),
     )
 
 
-def _protocol(config: DictConfig, model: AdaptedModel) -> str:
+def _protocol(task: AdaptationTask[Any, Any]) -> str:
     """What was done to the backbone before, and how its outputs are read; a head for statements always was trained."""
-    adapted = not isinstance(model.adapter, NoAdapter)
-    if about_statements(config):
+    adapted = not isinstance(task.model.adapter, NoAdapter)
+    if not isinstance(task, RetrievalTask):
         return f"{'adapted' if adapted else 'fine-tuned'}, argmax of the classes"
-    return f"{'adapted' if adapted else 'zero-shot'}, cosine scores"
+    done = "adapted" if adapted else "zero-shot"
+    if task.reranker is None:
+        return f"{done}, cosine scores"
+    return f"{done}, the best {task.reranker.k} re-ranked by the matching head"

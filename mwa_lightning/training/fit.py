@@ -69,18 +69,24 @@ def fit(config: DictConfig) -> dict[str, float]:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
         check_saving(config, model.adapter)
+        task = make_task(config, model, configure=_configure(config))
         run.create()
         if not started:
             run.write_config(config)
         with run.logging():
             log.info("run directory: %s", run.path)
-            return _run(config, model, data, run, processes)
+            return _run(config, task, data, run, processes)
 
 
 def _run(
-    config: DictConfig, model: AdaptedModel, data: SplitDataModule[Any], run: RunDirectory, processes: Processes
+    config: DictConfig,
+    task: AdaptationTask[Any, Any],
+    data: SplitDataModule[Any],
+    run: RunDirectory,
+    processes: Processes,
 ) -> dict[str, float]:
     """The part of a run that writes."""
+    model: AdaptedModel = task.model
     earlier = run.read_metrics()
     figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
     if config.training.zero_shot and not figures:
@@ -90,7 +96,7 @@ def _run(
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
-    keeper = _train(config, model, data, run, processes, pace)
+    keeper = _train(config, task, data, run, processes, pace)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(
@@ -129,13 +135,14 @@ def _zero_shot(
 
 def _train(
     config: DictConfig,
-    model: AdaptedModel,
+    task: AdaptationTask[Any, Any],
     data: SplitDataModule[Any],
     run: RunDirectory,
     processes: Processes,
     pace: Pace,
 ) -> RunKeeper:
     """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
+    model: AdaptedModel = task.model
     loggers = make_loggers(config, run)
     table = loggers[0]
     assert isinstance(table, TableLogger)
@@ -165,7 +172,6 @@ def _train(
             "accumulation adds none",
             config.trainer.accumulate_grad_batches,
         )
-    task = make_task(config, model, configure=_configure(config))
     checkpoint = _checkpoint(files, task)
     if checkpoint is None:
         # Figures of an earlier start that left no checkpoint are made again.

@@ -6,48 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.data.records import TrainBatch
-from mwa_lightning.tasks.heads import FusionRetrievalHeads, retrieval_heads
+from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.matching import hard_partners, matching_loss
-from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.retrieval import RetrievalTask
-
-
-def make_model(fusion_layers: int) -> RetrievalModel:
-    """A very small ALBEF (with fusion layers) or BLIP (without)."""
-    torch.manual_seed(0)
-    backbone = FusionEncoder(
-        name="test",
-        vision_width=16,
-        vision_depth=2,
-        vision_heads=2,
-        vision_ffn_width=32,
-        patch_size=8,
-        image_size=16,
-        text_width=16,
-        text_heads=2,
-        text_ffn_width=32,
-        text_layers=2,
-        fusion_layers=fusion_layers,
-        vocabulary_size=40,
-        encoder_token=None if fusion_layers else -1,
-        embedding_width=8,
-    )
-    return RetrievalModel(backbone=backbone, adapter=MultiWayAdapter(mid_dim=4), heads=retrieval_heads(backbone))
-
-
-def make_batch(*image_ids: int) -> TrainBatch:
-    torch.manual_seed(1)
-    count = len(image_ids)
-    return TrainBatch(
-        images=torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8),
-        ids=torch.randint(4, 38, (count, 6)),
-        mask=torch.arange(6) < torch.tensor([6, 4, 3, 5, 6, 2])[:count, None],
-        image_ids=torch.tensor(image_ids),
-        sample_ids=[str(number) for number in range(count)],
-    )
+from tests.tasks.fusion_models import make_batch, make_model
 
 
 def test_hard_partners__only_allowed_ones_and_the_likely_ones_most() -> None:
@@ -55,19 +18,28 @@ def test_hard_partners__only_allowed_ones_and_the_likely_ones_most() -> None:
     scores = torch.tensor([[9.0, 3.0, 0.0]]).repeat(4000, 1)
     allowed = torch.tensor([[False, True, True]]).repeat(4000, 1)
     drawn = torch.bincount(hard_partners(scores, allowed), minlength=3) / 4000
-    chances = scores[0].softmax(0) + 1e-4
+    chances = scores[0].softmax(0)
     expected = chances[1] / (chances[1] + chances[2])
     assert drawn[0] == 0
     assert drawn[1].item() == pytest.approx(expected.item(), abs=0.02)
 
 
+def test_hard_partners__a_right_pair_that_is_sure_leaves_the_wrong_ones_as_hard_as_they_are() -> None:
+    """The softmax over all would give the wrong ones chances below what fp32 can hold."""
+    torch.manual_seed(0)
+    scores = torch.tensor([[300.0, 3.0, 0.0]]).repeat(4000, 1)
+    drawn = torch.bincount(hard_partners(scores, torch.tensor([[False, True, True]]).repeat(4000, 1)), minlength=3)
+    assert drawn[1].item() / 4000 == pytest.approx(torch.tensor([3.0, 0.0]).softmax(0)[0].item(), abs=0.02)
+    assert set(hard_partners(torch.full((9, 3), torch.nan), torch.tensor([[False, True, True]]).repeat(9, 1)).tolist())
+
+
 @pytest.mark.parametrize("fusion_layers", [0, 2], ids=["blip", "albef"])
-def test_matching_loss__equals_plain_code(fusion_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matching_loss__equals_plain_code(fusion_layers: int) -> None:
     model, batch = make_model(fusion_layers), make_batch(1, 2, 3)
     backbone, heads = model.backbone, model.heads
     assert isinstance(backbone, FusionEncoder)
     assert isinstance(heads, FusionRetrievalHeads)
-    # With these scores the wrong partner is certain but for a chance of 1e-4: of 0 it is 1, of 1 it is 2, of 2 it is 0.
+    # With these scores the wrong partner is certain: of 0 it is 1, of 1 it is 2, of 2 it is 0.
     similarity = torch.tensor([[0.0, 90.0, 0.0], [0.0, 0.0, 90.0], [90.0, 0.0, 0.0]])
     torch.manual_seed(2)
     tokens = backbone.encode_image(batch.images)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
+from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
@@ -140,3 +141,11 @@ def test_test__figures_are_those_of_the_metric(make_model: MakeModel) -> None:
 def test_retrieval_task__bound_out_of_range(make_model: MakeModel, largest: float) -> None:
     with pytest.raises(ConfigError, match=r"task\.logit_scale_max="):
         make_task(make_model, logit_scale_max=largest)
+
+
+@pytest.mark.parametrize("option", [{"queue_size": 16}, {"rerank": 10}])
+def test_task__asks_for_a_head_that_is_not_there(
+    option: dict[str, int], make_model: Callable[..., RetrievalModel]
+) -> None:
+    with pytest.raises(ConfigError, match=f"task.{next(iter(option))}.*test has no head for image-text matching"):
+        RetrievalTask(model=make_model(HeadOnly()), **option)
