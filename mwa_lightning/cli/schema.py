@@ -15,10 +15,11 @@ from mwa_lightning.errors import ConfigError
 Rule = Callable[[Any], Any]
 
 
-def _integer(low: int) -> Rule:
+def _integer(low: int, high: int | None = None) -> Rule:
     def rule(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"want a whole number from {low} up")
+        beyond = not isinstance(value, int) or value < low or (high is not None and value > high)
+        if isinstance(value, bool) or beyond:
+            raise ValueError(f"want a whole number from {low} {'up' if high is None else f'to {high}'}")
         return value
 
     return rule
@@ -199,6 +200,7 @@ RULES: dict[str, Rule] = {
     "data.max_bad_images": _integer(0),
     "data.exif": _flag,
     "data.randaugment": _flag,
+    "data.randaugment_magnitude": _integer(0, 10),
     "data.crop_scale": _numbers(2, _number(0, 1, with_low=False)),
     "data.horizontal_flip": _flag,
     "data.drop_last": _flag,

@@ -13,6 +13,7 @@ import numpy as np
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.loading import Ledger, Loader, Outcome, ReplacingDataset
 from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
 from mwa_lightning.data.sources import BUILT_IN, Source, find_source, layout_named, prepare_scenes, scenes_root
@@ -46,6 +47,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             allows none.
         exif: Turn images as the camera noted; None = as is right for the layout.
         randaugment: Apply the official RandAugment in training.
+        randaugment_magnitude: How much it does, of 10.
         horizontal_flip: Mirror every second image in training.
         crop_scale: Least and largest area of the random crop, as shares of the image's.
         drop_last: Leave out a last training batch that is not full.
@@ -75,6 +77,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         max_bad_images: int = 0,
         exif: bool | None = None,
         randaugment: bool = False,
+        randaugment_magnitude: int = USUAL_MAGNITUDE,
         horizontal_flip: bool = True,
         crop_scale: Sequence[float] = (0.5, 1.0),
         drop_last: bool = True,
@@ -113,6 +116,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             crop_scale=(float(crop_scale[0]), float(crop_scale[1])),
             horizontal_flip=horizontal_flip,
             randaugment=randaugment,
+            randaugment_magnitude=randaugment_magnitude,
             interpolation=interpolation,
         )
         self.transform = EvaluationTransform(image_size=image_size, resize=resize, interpolation=interpolation)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mwa_lightning.data.randaugment import rand_augment
+from mwa_lightning.data.randaugment import USUAL_MAGNITUDE, rand_augment
 from mwa_lightning.errors import ConfigError
 
 Resize = Literal["stretch", "crop"]
@@ -73,6 +73,7 @@ class TrainTransform:
         crop_scale: Least and largest area of the crop, as shares of the picture's.
         horizontal_flip: Mirror every second picture. Off where captions speak of left and right.
         randaugment: Apply the official RandAugment last.
+        randaugment_magnitude: How much it does, of 10.
         interpolation: bicubic or bilinear.
     """
 
@@ -81,6 +82,7 @@ class TrainTransform:
     crop_scale: tuple[float, float] = (0.5, 1.0)
     horizontal_flip: bool = True
     randaugment: bool = False
+    randaugment_magnitude: int = USUAL_MAGNITUDE
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class TrainTransform:
         if generator.random() < 0.5 and self.horizontal_flip:
             result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.randaugment:
-            result = rand_augment(result, generator)
+            result = rand_augment(result, generator, magnitude=self.randaugment_magnitude)
         return to_tensor(result)
 
 

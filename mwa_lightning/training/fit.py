@@ -166,7 +166,8 @@ def _train(
         plugins=[files],
         progress_bar=bar,
     )
-    if config.trainer.accumulate_grad_batches > 1 and not about_statements(config):
+    alone = not about_statements(config) and config.task.queue_size is None
+    if config.trainer.accumulate_grad_batches > 1 and alone:
         log.warning(
             "trainer.accumulate_grad_batches=%d: the contrastive loss has the negatives of one batch only, "
             "accumulation adds none",

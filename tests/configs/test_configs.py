@@ -20,7 +20,9 @@ from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import make_task, make_trainer
 
 FILES = sorted(path.relative_to(config_directory()) for path in config_directory().rglob("*.yaml"))
-CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent != Path()]
+# What experiments share; nobody chooses these.
+RECIPES = [path.stem for path in FILES if path.parent.name == "recipe"]
+CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name not in ("", "recipe")]
 EXPERIMENTS = [name for group, name in CHOICES if group == "experiment"]
 # What says what a part is rather than how it behaves; nobody sets these.
 DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name", "task.name"}
@@ -54,6 +56,9 @@ def test_discovery__finds_what_the_commands_promise() -> None:
     assert {"csv", "tensorboard", "wandb"} <= set(group_options("logger"))
     sizes_and_data = {f"{size}_{data}" for size in ("base", "large") for data in ("coco", "flickr30k")}
     assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(EXPERIMENTS)
+    backbones = ("beit3_base", "clip_b16", "siglip2_base", "blip_base", "albef_base")
+    data = ("coco", "flickr30k", "nlvr2")
+    assert {f"{m}_{backbone}_{d}" for m in ("mwa", "modex") for backbone in backbones for d in data} <= set(EXPERIMENTS)
     assert {f"{m}_beit3_{size}_nlvr2" for m in ("mwa", "modex", "full") for size in ("base", "large")} <= set(
         EXPERIMENTS
     )
@@ -75,7 +80,7 @@ def test_choice__composes_and_every_value_has_a_rule(group: str, choice: str) ->
 def test_rules__all_belong_to_a_key() -> None:
     existing: set[str] = set()
     for file in FILES:
-        if file.parent.name != "experiment":
+        if file.parent.name not in ("experiment", "recipe"):
             group = f"{file.parent.name}." if file.parent.name else ""
             existing |= leaves(yaml.safe_load((config_directory() / file).read_text()), group).keys()
     assert set(RULES) - existing == set()
@@ -85,7 +90,7 @@ def test_rules__all_belong_to_a_key() -> None:
 def test_file__opens_with_a_comment_and_explains_every_key(file: Path) -> None:
     lines = (config_directory() / file).read_text().splitlines()
     assert next(line for line in lines if "@package" not in line).startswith("# ")
-    if file.parent.name == "experiment":
+    if file.parent.name in ("experiment", "recipe"):
         return  # its keys are explained where they are defined
     body = lines[lines.index("", 1) :] if "" in lines else lines
     keys = [line for line in body if re.match(r"[a-z]\w*:", line)]
@@ -103,6 +108,27 @@ def test_experiment__opens_with_its_command(name: str) -> None:
     assert text.startswith("# @package _global_\n# ")
     command = "mwa-train" if name == "scenes_mwa" else f"mwa-train experiment={name}"
     assert f"#   {command}" in text.splitlines()[2]
+
+
+def test_recipe__is_shared() -> None:
+    """Otherwise it belongs into the one experiment that has it."""
+    texts = [(config_directory() / "experiment" / f"{name}.yaml").read_text() for name in EXPERIMENTS]
+    assert RECIPES
+    for recipe in RECIPES:
+        assert sum(f"- /recipe/{recipe}\n" in text for text in texts) >= 2, recipe
+
+
+def test_experiment__is_what_its_name_says() -> None:
+    seen: dict[str, str] = {}
+    for name in EXPERIMENTS:
+        config = composed(f"experiment={name}")
+        if not name.startswith("scenes_"):
+            method, _, rest = name.partition("_")
+            assert rest == f"{config.backbone.name}_{config.data.layout}"
+            names = {"MultiWayAdapter": "mwa", "FullFineTuning": "full", "ModeX": "modex"}
+            assert names[config.adapter._target_.rpartition(".")[2]] == method
+        config.name = None
+        assert seen.setdefault(OmegaConf.to_yaml(config), name) == name
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -167,10 +193,78 @@ def test_experiment__official_settings_of_nlvr2(size: str, lr: float, layer_deca
         "training.monitor": "val/accuracy",
     }
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
-    for method in ("full", "mwa", "modex"):
-        config = composed(f"experiment={method}_beit3_{size}_nlvr2")
-        trainer = config.trainer
-        assert config.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches == 256
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EXPERIMENTS if name.startswith(("mwa_", "modex_")) or "_nlvr2" in name]
+)
+def test_experiment__global_batch(name: str) -> None:
+    """That of the adapter's recipe, in whatever factors; only a queue gives accumulated batches their negatives."""
+    config = composed(f"experiment={name}")
+    trainer = config.trainer
+    expected = {"nlvr2": 256, "mwa": 128, "modex_coco": 512, "modex_flickr30k": 256}
+    method, data = name.split("_")[0], name.split("_")[-1]
+    batch = config.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    assert batch == expected.get(data, expected.get(f"{method}_{data}", expected["mwa"]))
+    if config.task.name == "retrieval":
+        assert trainer.accumulate_grad_batches == 1 or config.task.queue_size is not None
+
+
+@pytest.mark.parametrize(
+    ("family", "queue", "text", "magnitude", "cosine"),
+    [
+        # salesforce/BLIP, configs/retrieval_{coco,flickr}.yaml; salesforce/ALBEF, configs/Retrieval_{coco,flickr}.yaml
+        ("blip", 57600, 35, 5, True),
+        ("albef", 65536, 30, 7, False),
+    ],
+)
+@pytest.mark.parametrize(("data", "candidates"), [("coco", 256), ("flickr30k", 128)])
+def test_experiment__official_settings_of_fusion_encoders(
+    family: str, queue: int, text: int, magnitude: int, cosine: bool, data: str, candidates: int
+) -> None:
+    config = composed(f"experiment=mwa_{family}_base_{data}")
+    expected = {
+        "backbone.image_size": 384,
+        "backbone.max_text_length": text,
+        "data.batch_size": 32,
+        "data.randaugment": True,
+        "data.randaugment_magnitude": magnitude,
+        "data.crop_scale": [0.5, 1.0],
+        "task.queue_size": queue,
+        "task.momentum": 0.995,
+        "task.distillation": 0.4,
+        "task.rerank": candidates,
+        "task.rerank_cosine": cosine,
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "lr", "floor", "decay", "accumulated", "image_size"),
+    [
+        # zhangy0822/ModeX, lavis/projects/albef/train/{ret_coco,ret_flickr30k,nlvr}_ft.yaml
+        ("coco", 5e-4, 1e-7, 0.05, 8, 384),
+        ("flickr30k", 5e-4, 1e-7, 0.05, 4, 384),
+        ("nlvr2", 9e-4, 1e-6, 0.02, 8, 384),
+    ],
+)
+def test_experiment__released_settings_of_modex(
+    data: str, lr: float, floor: float, decay: float, accumulated: int, image_size: int
+) -> None:
+    config = composed(f"experiment=modex_albef_base_{data}")
+    expected = {
+        "optim.lr": lr,
+        "optim.min_lr": floor,
+        "optim.weight_decay": decay,
+        "optim.warmup_steps": 1000 // accumulated,
+        "trainer.max_epochs": 10,
+        "backbone.image_size": image_size,
+        "data.randaugment_magnitude": 5,
+        "adapter.mid_dim": 16,
+        "adapter.temperature": 10,
+        "seed": 0 if data == "flickr30k" else 42,
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
 
 
 # Keys of either kind of backbone, one transformer for all streams or one for each; those that it has not are left out.

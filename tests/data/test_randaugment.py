@@ -12,8 +12,8 @@ from PIL import Image
 from mwa_lightning.data.randaugment import OPERATIONS, rand_augment
 
 
-def _apply(name: str, pixels: np.ndarray, sign: int = 1) -> np.ndarray:
-    return np.asarray(OPERATIONS[name](Image.fromarray(pixels), sign))
+def _apply(name: str, pixels: np.ndarray, sign: int = 1, magnitude: int = 7) -> np.ndarray:
+    return np.asarray(OPERATIONS[name](Image.fromarray(pixels), magnitude / 10, sign))
 
 
 @pytest.fixture
@@ -38,6 +38,11 @@ def test_operations__auto_contrast() -> None:
 def test_operations__brightness(noise: np.ndarray) -> None:
     expected = np.clip(noise * 1.36, 0, 255)
     assert np.abs(_apply("brightness", noise) - expected).max() <= 1
+
+
+def test_operations__magnitude(noise: np.ndarray) -> None:
+    assert np.array_equal(_apply("brightness", noise, magnitude=5), noise)  # 0.1 + 1.8 / 2 is 1
+    assert np.array_equal(_apply("translate_x", noise, magnitude=5), _shifted(noise, 5, axis=1))
 
 
 def test_operations__sharpness(noise: np.ndarray) -> None:
