@@ -53,13 +53,33 @@ def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
         heads = {name: tensor for name, tensor in trained.items() if name.startswith("heads.")}
         fill_trainable(model, heads | _read_pth(path, model, trained), origin=str(path))
         return
-    state, metadata = _read(path)
-    if metadata["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{path}: trained on {metadata['backbone']} with weights {metadata['fingerprint'][:12]}, this backbone has "
-            f"{fingerprint[:12]}; give the backbone.checkpoint that it was trained on"
-        )
-    fill_trainable(model, state, origin=str(path))
+    fill_trainable(model, _read_for(path, fingerprint)[0], origin=str(path))
+
+
+def load_fitting(path: Path, model: nn.Module, heads: nn.Module, *, fingerprint: str) -> str:
+    """Fill what an adapter file of another task has of the trainable parameters; returns what became of the rest.
+
+    `heads` are those of `model` that may be in the file under the names of its own heads. Raises CheckpointError, with
+    the model unchanged, if the file cannot be read, is of another backbone, has other widths, or nothing in it fits.
+    """
+    state, metadata = _read_for(path, fingerprint)
+    ours = {f"heads.{name}": parameter for name, parameter in heads.named_parameters() if parameter.requires_grad}
+    others = dict(model.named_parameters()).items()
+    ours |= {name: value for name, value in others if value.requires_grad and not name.startswith("heads.")}
+    fitting = [name for name in state if name in ours and (state[name].shape == ours[name].shape)]
+    wider = [name for name in state if name in ours and name not in fitting and not name.startswith("heads.")]
+    if wider or not fitting:
+        problem = f"{shorten(wider)} of another shape" if wider else "nothing in it has a place here"
+        raise CheckpointError(f"{path}: does not fit this adapter ({problem}); compose the adapter it was trained with")
+    with torch.no_grad():
+        for name in fitting:
+            ours[name].copy_(state[name])
+    filled = {id(ours[name]) for name in fitting}
+    new = [name for name, value in others if value.requires_grad and id(value) not in filled]
+    unused = [name for name in state if name not in fitting]
+    parts = [f"{path}: of task={metadata.get('task')}, {len(fitting)} tensors fit this one"]
+    parts += [f"{what}: {shorten(names)}" for what, names in (("not needed", unused), ("new here", new)) if names]
+    return "; ".join(parts)
 
 
 def is_ours(path: Path) -> bool:
@@ -115,6 +135,17 @@ def _read_pth(path: Path, model: nn.Module, trained: Mapping[str, Tensor]) -> di
     backbone = model.get_submodule("backbone")
     assert isinstance(backbone, Backbone)
     return modex_trained(content, backbone, {name: tensor.shape for name, tensor in trained.items()}, origin=path)
+
+
+def _read_for(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. Raises CheckpointError if they belong to a backbone with another fingerprint."""
+    state, metadata = _read(path)
+    if metadata["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{path}: trained on {metadata['backbone']} with weights {metadata['fingerprint'][:12]}, this backbone has "
+            f"{fingerprint[:12]}; give the backbone.checkpoint that it was trained on"
+        )
+    return state, metadata
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -156,6 +156,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             "predict": (self.test_split,),
         }
         for name in needed[stage] if stage is not None else ("train", "val", self.test_split):
+            self._look_at_texts(self.split(name))
             self._look_at_images(self.split(name), decode=name in ("val", self.test_split))
             if name == "train" and (self.trainer is not None or self.batch_size > 1):
                 self._make_sampler()  # refuses a global batch of one; how many processes there are, a trainer tells
@@ -268,6 +269,15 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             pin_memory=on_gpu,
             **options,
         )
+
+    def _look_at_texts(self, split: SplitT) -> None:
+        """Look for texts of which the tokenizer leaves nothing; those with a letter or a digit are no such."""
+        for place, text in enumerate(split.texts):
+            if not any(map(str.isalnum, text)) and not self.tokenizer.pieces([text])[0]:
+                raise DataError(
+                    f"split {split.name}: the text of {split.sample_id(place)}, {text!r}, has no tokens: write it out, "
+                    "or leave it out"
+                )
 
     def _look_at_images(self, split: SplitT, *, decode: bool) -> None:
         """Look whether files are there and not empty, or decode them: all of a small split, some of a large one.

@@ -324,6 +324,14 @@ class Ledger:
         self.truncated[split] += outcome.truncated
         self.tokenizer.truncated += outcome.truncated
 
+    def sum_up(self) -> None:
+        """Log how many texts were cut, if any were."""
+        counts = [f"{count:,} of {split}" for split, count in self.truncated.items() if count]
+        if counts:
+            logger.info(
+                "texts cut to %d tokens, those of every epoch counted: %s", self.tokenizer.max_length, ", ".join(counts)
+            )
+
 
 class Loader(DataLoader[Any]):
     """A DataLoader that keeps the ledger, and counts the batches that were used, not those fetched ahead.

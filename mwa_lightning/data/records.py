@@ -206,6 +206,11 @@ class RetrievalSplit:
         """Number of samples of an epoch: the captions, each with its image."""
         return len(self.captions)
 
+    @property
+    def texts(self) -> Strings:
+        """The captions, in file order."""
+        return self.captions.texts
+
     def sample_id(self, caption_index: int) -> str:
         """Name of an image-caption pair for people, as in `COCO_val2014_000000391895.jpg#770337`."""
         picture = self.pictures.names[int(self.captions.image_index[caption_index])]

@@ -106,6 +106,11 @@ class StatementSplit:
         return len(self.statements)
 
     @property
+    def texts(self) -> Strings:
+        """The statements, in file order."""
+        return self.statements.texts
+
+    @property
     def images_a_sample(self) -> int:
         """Number k of images that each statement is about."""
         return int(self.statements.image_index.shape[1])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import is_ours, load_adapter, read_metadata
+from mwa_lightning.adapters.files import is_ours, load_adapter, load_fitting, read_metadata
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
@@ -125,10 +125,13 @@ def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads 
         )
 
 
-def attach(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads) -> AdaptedModel:
+def attach(
+    config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads, *, start: bool = False
+) -> AdaptedModel:
     """Attach the adapter of a configuration, with the weights of `adapter.checkpoint` if there are any.
 
-    Its initial values depend on the seed alone, not on what was done before.
+    Its initial values depend on the seed alone, not on what was done before. To `start` training, the file may be of
+    another task: what fits is used, and what is new is named in the log.
     """
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter)
@@ -141,8 +144,12 @@ def attach(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | Reaso
         if isinstance(adapter, NoAdapter):
             raise ConfigError("adapter.checkpoint: adapter=none has nothing to load; choose the adapter of the file")
         path = Path(config.adapter.checkpoint)
-        _check_origin(path, config.task.name, model)
-        load_adapter(path, model, fingerprint=backbone.fingerprint)
+        if start and is_ours(path) and read_metadata(path).get("task", config.task.name) != config.task.name:
+            part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
+            log.info("%s", load_fitting(path, model, part, fingerprint=backbone.fingerprint))
+        else:
+            _check_origin(path, config.task.name, model)
+            load_adapter(path, model, fingerprint=backbone.fingerprint)
     return model
 
 

@@ -151,7 +151,9 @@ class RunKeeper(pl.Callback):
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._waited = 0
+        self.best_figures: dict[str, float] = {}
         self._score: float | None = None
+        self._figures: dict[str, float] = {}
         self._seconds = 0.0
         self._clock: float | None = None
         self._saved_step = 0
@@ -189,6 +191,8 @@ class RunKeeper(pl.Callback):
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
             raise ConfigError(f"training.monitor={self.monitor}: there is no such figure; there are {known}")
         self._score = float(trainer.callback_metrics[self.monitor])
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._figures = {self.monitor: self._score} | figures
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch if it is the best, and save."""
@@ -196,6 +200,7 @@ class RunKeeper(pl.Callback):
         better = score is not None and (self.best is None or score > self.best)
         if better:
             self.best, self.best_epoch, self._waited = score, trainer.current_epoch, 0
+            self.best_figures = self._figures
             self.save_adapter(trainer, pl_module)
         elif score is not None:
             self._waited += 1
@@ -243,6 +248,7 @@ class RunKeeper(pl.Callback):
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_figures": self.best_figures,
             "waited": self._waited,
             "seconds": self.seconds,
             "table_bytes": self.table.size,
@@ -251,6 +257,7 @@ class RunKeeper(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint: figures that were written after it are cut."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self.best_figures = state_dict["best_figures"]
         self._waited, self._seconds = state_dict["waited"], state_dict["seconds"]
         self.table.cut(state_dict["table_bytes"])
 

@@ -73,6 +73,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             figures |= parameter_figures(model)
             run.write_metrics(figures)
             show(closing_table(figures, split=config.split))
+            data.ledger.sum_up()
             log.info("run directory: %s", run.path)
             if expected is not None:
                 comparison = compare(expected, figures, _facts(config, task), prefix=f"{config.split}/")

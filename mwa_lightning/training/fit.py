@@ -65,7 +65,7 @@ def fit(config: DictConfig) -> dict[str, float]:
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("fit", "test"))
         backbone, heads = build_backbone(config, statement_shape(data))
-        model = attach(config, backbone, heads)
+        model = attach(config, backbone, heads, start=True)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
         check_saving(config, model.adapter)
@@ -109,8 +109,7 @@ def _run(
         predictions=config.save_predictions,
         coordinator=config.save_coordinator,
     )
-    if keeper.best is not None:
-        figures[config.training.monitor] = keeper.best
+    figures |= keeper.best_figures
     figures["time/fit_s"] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.
     step = earlier.get("time/step_s") if math.isnan(pace.median) else pace.median
@@ -118,6 +117,7 @@ def _run(
         figures["time/step_s"] = step
     run.write_metrics(figures)
     show(closing_table(figures, split=config.split))
+    data.ledger.sum_up()
     log.info("run directory: %s", run.path)
     return figures
 

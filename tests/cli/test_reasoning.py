@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 import mwa_lightning
 from mwa_lightning.cli import evaluate, train
-from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
+from tests.parity.plain_bert import official_state
 
 SHORT = ("trainer.max_steps=2", "optim.warmup_epochs=0", "data.batch_size=8", "callbacks.progress_bar=false")
 
@@ -108,6 +109,11 @@ def no_statement(root: Path) -> None:
     change(root, "sentence", " ")
 
 
+def no_token(root: Path) -> None:
+    """A zero-width space is no blank, but the tokenizer leaves nothing of it."""
+    change(root, "sentence", "\u200b")
+
+
 def identifier_twice(root: Path) -> None:
     change(root, "identifier", "test1-0-0-1")
 
@@ -122,6 +128,7 @@ DAMAGES: dict[Callable[[Path], None], str] = {
     missing_second_image: "dev-0-1-img1.png",
     unknown_label: "Maybe",
     no_statement: "no words",
+    no_token: "split test: the text of test1-0-0-0, '\\u200b', has no tokens",
     identifier_twice: "test1-0-0-1",
 }
 
@@ -139,4 +146,94 @@ def test_train__damaged_data(
     assert error.startswith("mwa-train: error: ")
     assert error.count("\n") == 1
     assert DAMAGES[damage] in error
+    assert not (elsewhere / "run").exists()
+
+
+def test_train__retrieval_with_the_form_for_two_images(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(elsewhere / "scenes", domain="target", seed=3, train=16, val=4, test=4)
+    own = ["backbone=blip_tiny", "backbone.checkpoint=random", "data=scenes", f"data.root={elsewhere / 'scenes'}"]
+    assert train.main([*own, *SHORT, "backbone.pair=true", "run_dir=run"]) == 2
+    assert "error: backbone.pair=true: blip_tiny then reads a text with two" in capsys.readouterr().err.splitlines()[-1]
+    assert not (elsewhere / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["task.rerank=64", "task.queue_size=64"])
+def test_train__matching_on_a_dual_encoder(option: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(elsewhere / "scenes", domain="target", seed=3, train=16, val=4, test=4)
+    own = ["backbone=clip_tiny", "backbone.checkpoint=random", "data=scenes", f"data.root={elsewhere / 'scenes'}"]
+    assert train.main([*own, *SHORT, option, "run_dir=run"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"mwa-train: error: {option}: clip_tiny has no head for image-text matching")
+    assert not (elsewhere / "run").exists()
+
+
+def test_train__long_statements_are_cut_and_counted(
+    elsewhere: Path, statements: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["task=reasoning", "data=scenes_nlvr2", f"data.root={statements}", "backbone.max_text_length=4"]
+    assert train.main([*own, *SHORT, "run_dir=run"]) == 0
+    log = (elsewhere / "run" / "train.log").read_text()
+    for split, count in (("train", 16), ("test", 8)):
+        assert log.count(f"split {split}: texts of more than 4 tokens lose their end (backbone.max_text_length)") == 1
+        assert f"{count} of {split}" in log[log.index("texts cut to 4 tokens") :]
+
+
+def test_train__from_the_adapter_of_a_retrieval_run(
+    elsewhere: Path, statements: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fits is used, what is new is named; an evaluation has nothing to train the new head with."""
+    write_scenes(elsewhere / "scenes", domain="target", seed=3, train=16, val=4, test=4)
+    retrieval = ["data=scenes", f"data.root={elsewhere / 'scenes'}", "adapter=modex", "run_dir=retrieval"]
+    assert train.main([*retrieval, *SHORT]) == 0
+    adapter = elsewhere / "retrieval" / "adapter.safetensors"
+    own = ["task=reasoning", "data=scenes_nlvr2", f"data.root={statements}", "adapter=modex"]
+    own += [f"adapter.checkpoint={adapter}"]
+    assert train.main([*own, *SHORT, "optim.lr=1e-12", "optim.min_lr=0", "run_dir=run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{adapter}: of task=retrieval," in shown
+    assert "not needed: heads." in shown
+    assert "new here: " in shown
+    with safe_open(adapter, "pt") as before, safe_open(elsewhere / "run" / "adapter.safetensors", "pt") as after:
+        shared = [name for name in before.keys() if name.startswith("adapter.")]  # noqa: SIM118 (no dict)
+        assert len(shared) > 10
+        for name in shared:
+            assert torch.allclose(before.get_tensor(name), after.get_tensor(name), atol=1e-9), name
+        assert {"heads.norm1.weight", "heads.dense2.bias"} <= set(after.keys())
+
+    assert evaluate.main([*own, "run_dir=evaluation"]) == 2
+    assert "was trained for task=retrieval, not for task=reasoning" in capsys.readouterr().err
+    assert train.main([*own, *SHORT, "adapter.mid_dim=8", "run_dir=other"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "of another shape); compose the adapter it was trained with" in error
+    assert not (elsewhere / "evaluation").exists()
+    assert not (elsewhere / "other").exists()
+
+
+def test_train__retrieval_file_of_blip_for_two_images(
+    elsewhere: Path, statements: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = official_state(
+        "blip", pair=False, width=16, text_width=16, depth=1, layers=2, vocabulary=962, patch=20, grid=3, positions=66,
+        embedding=8,
+    )  # fmt: skip
+    torch.save({"model": state}, elsewhere / "model_base_retrieval_coco.pth")
+    sizes = (
+        "vision_width=16 vision_depth=1 vision_ffn_width=64 text_width=16 text_ffn_width=64 text_layers=2 merge_from=1"
+    )
+    own = ["backbone=blip_tiny", "backbone.checkpoint=model_base_retrieval_coco.pth", "backbone.pair=true"]
+    own += [*(f"backbone.{size}" for size in sizes.split()), "task=reasoning", "data=scenes_nlvr2"]
+    assert train.main([*own, f"data.root={statements}", *SHORT, "run_dir=run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not needed: " in shown
+    assert "not in the file, freshly drawn: " in shown
+    assert "heads.hidden.weight" in shown
+
+
+def test_train__one_image_form_for_two_images(
+    elsewhere: Path, statements: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["backbone=blip_tiny", "backbone.checkpoint=random", "task=reasoning", "data=scenes_nlvr2"]
+    assert train.main([*own, f"data.root={statements}", *SHORT, "run_dir=run"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "blip_tiny sees 1 at a time, a statement here has 2: set backbone.pair=true" in error
     assert not (elsewhere / "run").exists()

@@ -44,6 +44,12 @@ def test_closing_table__one_line_and_the_thousands() -> None:
     assert "parameters" not in text
 
 
+def test_closing_table__before_re_ranking() -> None:
+    text = plain(closing_table(figures("test", 60.5) | figures("test/cosine", 40.0) | COSTS))
+    assert cells(text, "adapted ")[1] == "60.50"
+    assert cells(text, "adapted, by cosine alone")[1] == "40.00"
+
+
 def test_closing_table__without_training_it_is_zero_shot() -> None:
     text = plain(closing_table(figures("test", 20.0) | COSTS | {"params/trainable": 0}))
     assert cells(text, "zero-shot")[1] == "20.00"

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.losses import contrastive_loss, sigmoid_loss
+from mwa_lightning.tasks.losses import contrastive_loss, momentum_contrastive_loss, sigmoid_loss
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ class Step(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-1.5))
 
     def forward(self, images: Tensor, ids: Tensor, image_ids: Tensor, mask_same_image: bool) -> Tensor:
-        """Both losses: their sum has the gradients of either wrong where one is."""
+        """All losses: their sum has the gradients of one wrong where they are."""
         embedded = (
             self.model.encode_image(images),
             self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool)),
@@ -61,7 +62,12 @@ class Step(nn.Module):
         options = {"logit_scale": self.model.heads.logit_scale, "image_ids": image_ids}
         softmax = contrastive_loss(*embedded, **options, mask_same_image=mask_same_image)
         sigmoid = sigmoid_loss(*embedded, **options, logit_bias=self.bias, mask_same_image=mask_same_image)
-        return softmax + 0.5 * sigmoid
+        # Whatever the slow model says, as long as it is a function of the pair.
+        slow = tuple(functional.normalize(rows.detach().roll(1, dims=1), dim=1) for rows in embedded)
+        kept = functional.normalize(torch.arange(80.0).sin().reshape(5, 16), dim=1)
+        queue = (kept, kept.flip(0), torch.tensor([9, 1, 2, 3, 3]))
+        momentum = momentum_contrastive_loss(*embedded, slow=slow, queue=queue, **options, distillation=0.4)
+        return softmax + 0.5 * sigmoid + 0.3 * momentum
 
 
 def global_batch() -> tuple[Tensor, Tensor, Tensor]:
