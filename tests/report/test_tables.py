@@ -46,7 +46,7 @@ def test_closing_table__one_line_and_the_thousands() -> None:
 
 def test_closing_table__before_re_ranking() -> None:
     text = plain(closing_table(figures("test", 60.5) | figures("test/cosine", 40.0) | COSTS))
-    assert cells(text, "adapted ")[1] == "60.50"
+    assert cells(text, "adapted")[1] == "60.50"
     assert cells(text, "adapted, by cosine alone")[1] == "40.00"
 
 

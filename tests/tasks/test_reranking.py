@@ -27,13 +27,13 @@ def make_texts() -> tuple[Tensor, Tensor]:
 
 
 def make_trained(fusion_layers: int) -> RetrievalModel:
-    """A model whose adapter and heads do something."""
+    """A model with weights so large that every part of it does something."""
     model = make_model(fusion_layers)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim == 2:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     return model.eval()
 
 
@@ -69,14 +69,16 @@ def test_rank__with_all_candidates_is_the_whole_matrix(family: str, add_cosine: 
     model, reranker = make_trained(FAMILIES[family]), Reranker(k=1000, add_cosine=add_cosine)
     embedded, *encoded = encode(model, reranker)
     expected = every_pair(model, *encoded)
-    assert expected.std() > 0.01
+    assert expected.std() > 0.1
     if add_cosine:
         expected = expected + embedded.images @ embedded.texts.T
     ranking = reranker.rank(embedded, model)
     whole = torch.empty_like(expected).scatter(1, ranking.image_to_text.rows, ranking.image_to_text.scores)
     other = torch.empty_like(expected.T).scatter(1, ranking.text_to_image.rows, ranking.text_to_image.scores)
-    assert torch.allclose(whole, expected, atol=1e-5)
-    assert torch.allclose(other, expected.T, atol=1e-5)
+    # Padding, batches and the keys of an image that are computed once change the last bits, which large weights amplify.
+    noise = 1e-4 * expected.std().item()
+    assert torch.allclose(whole, expected, rtol=0, atol=noise)
+    assert torch.allclose(other, expected.T, rtol=0, atol=noise)
     figures = reranked_figures(ranking, embedded)
     assert figures == pytest.approx(official_figures(expected.numpy(), expected.T.numpy(), OWNER.numpy()))
 
@@ -101,7 +103,8 @@ def test_rank__scores_the_best_by_cosine_and_no_others(family: str, monkeypatch:
         (ranking.text_to_image, expected.T, cosines.T),
     ):
         assert torch.equal(found.rows, by_cosine.topk(3, dim=1).indices)
-        assert torch.allclose(found.scores, scores.gather(1, found.rows), atol=1e-5)
+        noise = 1e-4 * expected.std().item()
+        assert torch.allclose(found.scores, scores.gather(1, found.rows), rtol=0, atol=noise)
     # An image is encoded once for all of its texts, and a pair that is a candidate both ways is scored once.
     pairs = torch.zeros_like(cosines, dtype=torch.bool).scatter(1, ranking.image_to_text.rows, True)
     pairs |= torch.zeros_like(cosines.T, dtype=torch.bool).scatter(1, ranking.text_to_image.rows, True).T
@@ -129,3 +132,16 @@ def test_rank__a_score_that_is_not_finite_is_an_error() -> None:
         model.heads.matching.bias.fill_(torch.nan)
     with pytest.raises(TrainingError, match="matching head gives scores that are not finite"):
         reranker.rank(embedded, model)
+
+
+def test_rank__tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    model, reranker = make_trained(0), Reranker(k=3, add_cosine=True)
+    embedded, *_ = encode(model, reranker)
+    clock = iter(range(0, 1000, 20))  # 20 s an image
+    monkeypatch.setattr("mwa_lightning.tasks.reranking.time.perf_counter", lambda: float(next(clock)))
+    with caplog.at_level("INFO"):
+        reranker.rank(embedded, model)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "re-ranking: image 1 of 12, 7 min 20 s left"
+    assert lines[1] == "re-ranking: image 3 of 12, 4 min 0 s left"
+    assert lines[-1] == "re-ranked the candidates of 12 images in 4 min 20 s"
