@@ -103,8 +103,8 @@ def test_operations__rotate() -> None:
 def test_rand_augment__two_operations_of_ten_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     applied: Counter[str] = Counter()
 
-    def counting(name: str) -> Callable[[Image.Image, int], Image.Image]:
-        def operation(image: Image.Image, sign: int) -> Image.Image:
+    def counting(name: str) -> Callable[[Image.Image, float, int], Image.Image]:
+        def operation(image: Image.Image, share: float, sign: int) -> Image.Image:
             applied[name] += 1
             return image
 

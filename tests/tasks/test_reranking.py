@@ -75,7 +75,7 @@ def test_rank__with_all_candidates_is_the_whole_matrix(family: str, add_cosine: 
     ranking = reranker.rank(embedded, model)
     whole = torch.empty_like(expected).scatter(1, ranking.image_to_text.rows, ranking.image_to_text.scores)
     other = torch.empty_like(expected.T).scatter(1, ranking.text_to_image.rows, ranking.text_to_image.scores)
-    # Padding, batches and the keys of an image that are computed once change the last bits, which large weights amplify.
+    # Padding, batches and keys that are computed once change the last bits, which large weights amplify.
     noise = 1e-4 * expected.std().item()
     assert torch.allclose(whole, expected, rtol=0, atol=noise)
     assert torch.allclose(other, expected.T, rtol=0, atol=noise)
