@@ -97,8 +97,8 @@ def test_fit__frozen_bytes_stay_and_the_rest_moves(make_config: MakeConfig, monk
     seen: list[tuple[RetrievalModel, dict[str, torch.Tensor]]] = []
     attach = fit_module.attach
 
-    def spy(*arguments: object) -> RetrievalModel:
-        model = attach(*arguments)
+    def spy(*arguments: object, **options: bool) -> RetrievalModel:
+        model = attach(*arguments, **options)
         seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
         return model
 
