@@ -113,9 +113,10 @@ def _execute(config: DictConfig) -> None:
     check_data(config)
     check_precision(config)
     if config.expect is not None:
-        from mwa_lightning.report.expectations import published
+        from mwa_lightning.report.expectations import check_name
+        from mwa_lightning.tasks.kinds import about_statements
 
-        published(config.expect)
+        check_name(config.expect, statements=about_statements(config))
 
     from mwa_lightning.training.evaluate import evaluate
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.report.expectations import Facts, check, compare, published
+from mwa_lightning.report.expectations import Facts, check, check_name, compare, warning
 from mwa_lightning.report.tables import closing_table, comparison_table
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures
@@ -37,7 +38,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         expected = config.get("expect")
         if expected is not None:
-            published(expected)
+            check_name(expected, statements=about_statements(config))
         check_device(config)
         path = processes.agree_on(choose(config, name=f"{config.name or 'run'}_evaluation"))
         run = RunDirectory(path, writes=processes.first)
@@ -65,8 +66,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             show(closing_table(figures, split=config.split))
             log.info("run directory: %s", run.path)
             if expected is not None:
-                comparison = compare(expected, figures, _facts(config, model), prefix=f"{config.split}/")
+                images = len(data.split(config.split).pictures)
+                comparison = compare(expected, figures, _facts(config, model, images), prefix=f"{config.split}/")
                 show(comparison_table(comparison))
+                if line := warning(comparison):
+                    log.warning("%s", line)
                 check(comparison)
         return figures
 
@@ -77,27 +81,28 @@ def _refuse_training_run(run: RunDirectory) -> None:
         raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
 
 
-def _facts(config: DictConfig, model: AdaptedModel) -> Facts:
-    """What our figures are of."""
-    weights = Path(str(config.backbone.checkpoint)).name
-    if not isinstance(model.adapter, NoAdapter):
-        adapter = config.adapter.checkpoint
-        weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} " + (
-            f"from {Path(adapter).name}" if adapter else "freshly made"
-        )
+def _facts(config: DictConfig, model: AdaptedModel, images: int) -> Facts:
+    """What our figures are of; `images` is the number of images in the split."""
+    statements = about_statements(config)
+    weights, adapter = Path(str(config.backbone.checkpoint)).name, config.adapter.checkpoint
+    training = None  # what the weights were trained on before is not known
+    if adapter is not None:
+        method = config.adapter._target_.rsplit(".", 1)[-1]
+        weights += f", {method} from {Path(adapter).name}"
+        training = "fine-tuned" if isinstance(model.adapter, FullFineTuning) else "adapted"
+    elif not isinstance(model.adapter, NoAdapter):
+        weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} freshly made"
+    scores = "argmax" if statements else "cosine"
     return Facts(
         model=str(config.backbone.name),
+        backbone=str(config.backbone.name),
         weights=weights,
         data=str(config.data.layout),
-        split=str(config.split),
+        split=f"{config.split} ({images:,} images)",
+        our_split=str(config.split),
+        images=images,
         resolution=int(config.backbone.image_size),
-        protocol=_protocol(config, model),
+        protocol=f"{training or 'weights as they are'}, {'argmax of the classes' if statements else 'cosine scores'}",
+        training=training,
+        scores=scores,
     )
-
-
-def _protocol(config: DictConfig, model: AdaptedModel) -> str:
-    """What was done to the backbone before, and how its outputs are read; a head for statements always was trained."""
-    adapted = not isinstance(model.adapter, NoAdapter)
-    if about_statements(config):
-        return f"{'adapted' if adapted else 'fine-tuned'}, argmax of the classes"
-    return f"{'adapted' if adapted else 'zero-shot'}, cosine scores"

@@ -80,6 +80,7 @@ MISTAKES = [
     ("mwa-eval", "run=. experiment=scenes_mwa", ["experiment=", "run="]),
     ("mwa-eval", "split=tset", ["choose one of train, val, test"]),
     ("mwa-eval", "expect=beit3_base_coc", ["did you mean beit3_base_coco?"]),
+    ("mwa-eval", "expect=vilt_nlvr2_test", ["expect=vilt_nlvr2_test", "retrieval does not give", "choose"]),
     ("mwa-prepare", "data=scense", ["Did you mean scenes?"]),
     ("mwa-prepare", "data=flickr30k check=true", ["data.root=DIR"]),
     ("mwa-prepare", "data=nlvr2 check=true", ["data.root=DIR"]),

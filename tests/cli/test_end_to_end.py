@@ -91,6 +91,9 @@ def test_eval__missed_expectation(run_directory: Path, elsewhere: Path, capsys: 
     captured = capsys.readouterr()
     assert "79.10" in captured.out
     assert captured.err.startswith("mwa-eval: error: expect=beit3_base_coco")
+    differing = "model, weights, data, split, resolution and protocol"
+    assert f"warning: expect=beit3_base_coco: ours is not of the same {differing}" in captured.out
+    assert captured.err.endswith(f"; not of the same {differing}\n")
     assert (elsewhere / "run" / "metrics.json").is_file()
 
 
