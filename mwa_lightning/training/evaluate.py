@@ -20,7 +20,14 @@ from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.processes import processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
-from mwa_lightning.training.setup import check_device, evaluate_model, make_data, reproducible, statement_shape
+from mwa_lightning.training.setup import (
+    check_device,
+    check_trainer_keys,
+    evaluate_model,
+    make_data,
+    reproducible,
+    statement_shape,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +47,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         if expected is not None:
             check_name(expected, statements=about_statements(config))
         check_device(config)
+        check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=f"{config.name or 'run'}_evaluation"))
         run = RunDirectory(path, writes=processes.first)
         if processes.first:

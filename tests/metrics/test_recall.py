@@ -130,6 +130,7 @@ class TestTies:
 
     def test_best_ranks__zeros_of_both_signs_are_equal(self) -> None:
         candidates = torch.tensor([[1.0, 0.0], [1.0, -0.0]])
+        assert recall._distinct(candidates)[1].tolist() == [0, 0]
         assert best_ranks(torch.tensor([[1.0, 1.0]]), candidates, torch.tensor([[0]])).tolist() == [2]
 
     def test_distinct__colliding_hashes_stay_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,11 +212,17 @@ class TestThousands:
             assert figures[f"1k/{name}"] == pytest.approx(np.mean([fold[name] for fold in folds]), abs=1e-9)
         assert figures["1k/mean_recall"] > figures["mean_recall"]
 
-    def test_compute__left_out_below_five_thousand_images(self) -> None:
-        assert set(measure(torch.eye(20), torch.eye(20), torch.arange(20), one_k=True)) == {
-            *FIGURES,
-            "mean_recall",
-        }
+    @pytest.mark.parametrize(("images", "there"), [(39, False), (40, True)])
+    def test_compute__left_out_below_five_folds(
+        self, images: int, there: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recall, "FOLD_IMAGES", 8)
+        figures = measure(torch.eye(images), torch.eye(images), torch.arange(images), one_k=True)
+        names = {*FIGURES, "mean_recall"}
+        assert figures.keys() == names | ({f"1k/{name}" for name in names} if there else set())
+
+    def test_folds__are_five_thousands(self) -> None:
+        assert (recall.FOLDS, recall.FOLD_IMAGES) == (5, 1000)
 
 
 class TestErrors:
@@ -250,7 +257,7 @@ class TestErrors:
 MEMORY_SCRIPT = """
 import torch
 from mwa_lightning.metrics.recall import RetrievalRecall
-images, texts, width = {images}, {texts}, 32
+images, texts, width = {images}, {texts}, 768
 owner = torch.arange(texts) % images
 metric = RetrievalRecall()
 rows = torch.randn(images, width)
@@ -269,8 +276,8 @@ print(of("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak from /proc")
 def test_compute__memory_of_the_coco_test_set() -> None:
-    """5,000 images x 25,000 captions; narrow, as the width adds to the embeddings alone."""
+    """5,000 images x 25,000 captions of the width of BEiT-3 base."""
     script = MEMORY_SCRIPT.format(images=5000, texts=25000)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
-    assert float(result.stdout) < 200
+    assert float(result.stdout) < 400
