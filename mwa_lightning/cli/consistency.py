@@ -94,6 +94,16 @@ def check_training(config: DictConfig) -> None:
     _monitor_is_measured(config)
 
 
+def check_adapted(config: DictConfig) -> None:
+    """Refuse to evaluate an adapter that nothing has trained: its figures would pass for those of an adapted model."""
+    adapter = config.adapter
+    if adapter.checkpoint is None and not adapter._target_.endswith(".NoAdapter"):
+        method = adapter._target_.rpartition(".")[2]
+        raise CheckpointError(
+            f"the adapter ({method}) has no weights: give run=DIR, or adapter.checkpoint=FILE, or take adapter=none"
+        )
+
+
 def check_precision(config: DictConfig) -> None:
     """Refuse float16 where there is none."""
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":

@@ -87,6 +87,7 @@ MISTAKES = [
     ("mwa-train", "--cfg", ["--cfg job"]),
     ("mwa-train", "--cfg=hydra", ["--cfg job"]),
     ("mwa-eval", "runn=x", ["Did you mean run?"]),
+    ("mwa-eval", "adapter=full", ["(FullFineTuning) has no weights", "adapter.checkpoint=FILE", "adapter=none"]),
     ("mwa-eval", "run=gone", ["run=", "gone", "no such directory"]),
     ("mwa-eval", "run=.", ["config.yaml", "mwa-train"]),
     ("mwa-eval", "run=. experiment=scenes_mwa", ["experiment=", "run="]),

@@ -88,6 +88,11 @@ class TestFigures:
         assert figures["i2t_r1"] == pytest.approx(100 * 7 / 12)
         assert figures["i2t_r5"] == figures["i2t_r10"] == pytest.approx(100 * 11 / 12)
 
+    def test_best_ranks__tied_captions_of_ones_own_and_fewer_captions_than_others(self) -> None:
+        # Image 0 has two equal captions, which are not in each other's way; image 1 has one, behind both of these.
+        captions = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.5]])
+        assert best_ranks(torch.eye(2), captions, torch.tensor([[0, 1], [2, -1]])).tolist() == [1, 3]
+
     @settings(max_examples=80, deadline=None)
     @given(splits())
     def test_compute__equals_the_oracle(self, split: tuple[Tensor, Tensor, Tensor]) -> None:
