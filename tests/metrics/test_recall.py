@@ -133,6 +133,15 @@ class TestTies:
         assert figures["i2t_r1"] == figures["t2i_r1"] == 0
         assert figures["i2t_r5"] == figures["t2i_r5"] == 100
 
+    def test_best_ranks__last_bits_of_the_product_break_no_tie(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+            # As hardware may have it: equal columns with different last bits.
+            return out.copy_(left @ right).sub_(1e-6 * torch.arange(out.shape[1]))
+
+        monkeypatch.setattr(torch, "matmul", product)
+        candidates = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        assert best_ranks(torch.tensor([[1.0, 0.0]]), candidates, torch.tensor([[0]])).tolist() == [2]
+
     def test_best_ranks__zeros_of_both_signs_are_equal(self) -> None:
         candidates = torch.tensor([[1.0, 0.0], [1.0, -0.0]])
         assert recall._distinct(candidates)[1].tolist() == [0, 0]
