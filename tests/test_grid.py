@@ -115,7 +115,8 @@ def test_grid__trains_what_it_may_and_comes_back(cell: Cell, tmp_path: Path) -> 
         assert (after[name] - expected).abs().max() > 1e-3, name
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, values[name])}
     assert changed <= trained
-    assert trained - changed <= unused
+    # Softmax does not see what is added to all of its logits alike: a bias of the keys may get a gradient of zero.
+    assert {name for name in trained - changed if not (".key." in name and name.endswith(".bias"))} <= unused
 
     path = tmp_path / "adapter.safetensors"
     save_adapter(path, trained_state(model), metadata=adapter_metadata(config, model))

@@ -62,5 +62,5 @@ def test_golden__is_small_and_random_all_through() -> None:
     for kind, pair in FORMS:
         state = GoldenForm(kind, pair=pair).state
         weights = {key: tensor for key, tensor in state.items() if tensor.is_floating_point() and tensor.ndim}
-        assert all(tensor.std() > 0.05 for tensor in weights.values())
+        assert all(len(tensor.unique()) > 1 for tensor in weights.values())
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
