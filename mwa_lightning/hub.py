@@ -23,7 +23,7 @@ from mwa_lightning.data.transforms import EvaluationTransform
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.reasoning_heads import StatementShape
-from mwa_lightning.training.build import build_model, image_options
+from mwa_lightning.training.build import USUAL_SHAPES, build_model, image_options
 
 
 class Loaded(NamedTuple):
@@ -98,10 +98,16 @@ def load(
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value
     with _outside_hydra():
         config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
-    apply(config, Request(choices={}, values=values, added={}))
     shape = None
-    if "images" in metadata and about_statements(config):
-        shape = StatementShape(images=json.loads(metadata["images"]), classes=tuple(json.loads(metadata["classes"])))
+    if about_statements(config):
+        shape = USUAL_SHAPES[task]
+        if "images" in metadata:
+            shape = StatementShape(
+                images=json.loads(metadata["images"]), classes=tuple(json.loads(metadata["classes"]))
+            )
+        if "pair" in config.backbone:
+            values["backbone.pair"] = shape.images == 2
+    apply(config, Request(choices={}, values=values, added={}))
     model, reader = build_model(config, shape)
     return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config)))
 

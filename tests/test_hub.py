@@ -29,6 +29,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training.build import OURS, adapter_metadata
+from tests.parity import plain_bert
 
 TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone
 TEXTS = ["a red circle left of a blue square", "a star"]
@@ -244,6 +245,51 @@ def test_load__dual_encoders(name: str, tmp_path: Path) -> None:
         mwa_lightning.load(name)
     with pytest.raises(CheckpointError, match="is configured with"):
         mwa_lightning.load("siglip2_tiny" if name == "clip_tiny" else "clip_tiny", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["blip", "albef"])
+def test_load__fusion_encoders(kind: plain_bert.Kind, tmp_path: Path) -> None:
+    """From files with official names, of one image and of two, and adapters of either form."""
+    name = f"{kind}_tiny"
+    for task, images in (("retrieval", 1), ("entailment", 1), ("reasoning", 2)):
+        path = tmp_path / f"{task}.pth"
+        state = fusion_file(name, pair=images == 2)
+        torch.save({"model": state}, path)
+        loaded = mwa_lightning.load(name, path, "modex", task=task)
+        assert torch.equal(loaded.model.backbone.vision_norm.weight, state["visual_encoder.norm.weight"])
+        assert loaded.model.backbone.images == images
+        ids, mask = loaded.tokenizer(TEXTS)
+        assert ids.shape[1] == int(mask.sum(dim=1).max())
+        with torch.no_grad():
+            for parameter in loaded.model.adapter.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        config = compose_groups("train", {"backbone": name, "adapter": "modex", "task": task})
+        adapter = tmp_path / f"{task}.safetensors"
+        save_adapter(adapter, trained_state(loaded.model), metadata=adapter_metadata(config, loaded.model))
+        again = mwa_lightning.load(name, path, adapter)
+        if task == "retrieval":
+            assert torch.equal(embed(loaded), embed(again))
+            continue
+        size = loaded.transform.image_size
+        pictures = torch.randint(0, 256, (len(TEXTS), images, 3, size, size), dtype=torch.uint8)
+        with torch.inference_mode():
+            assert torch.equal(loaded.model(pictures, ids, mask), again.model(pictures, ids, mask))
+    with pytest.raises(CheckpointError, match="is configured with"):
+        mwa_lightning.load("albef_tiny" if kind == "blip" else "blip_tiny", tmp_path / "retrieval.pth")
+
+
+def fusion_file(name: str, *, pair: bool) -> dict[str, torch.Tensor]:
+    """A file of the sizes of a config, with the names of the original code."""
+    options = options_of(name)
+    kind: plain_bert.Kind = "blip" if name == "blip_tiny" else "albef"
+    return plain_bert.official_state(
+        kind, pair=pair, width=options["vision_width"], text_width=options["text_width"],
+        depth=options["vision_depth"], layers=options["text_layers"] + options["fusion_layers"],
+        vocabulary=options["vocabulary_size"], patch=options["patch_size"],
+        grid=options["image_size"] // options["patch_size"], positions=options["text_positions"],
+        embedding=options["embedding_width"], merge_from=options.get("merge_from", 0),
+        token_types="token_types" in options,
+    )  # fmt: skip
 
 
 def options_of(name: str) -> dict[str, Any]:

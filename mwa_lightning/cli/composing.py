@@ -19,6 +19,9 @@ from mwa_lightning.cli.schema import check_values
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError
 
+# Its keys are those of a class of another library, of which the YAML files name but some.
+ADDABLE = "trainer."
+
 
 @dataclass(frozen=True)
 class Request:
@@ -80,6 +83,11 @@ def apply(config: DictConfig, request: Request) -> None:
             raise ConfigError(f"there is no key {key!r} in the configuration.{hint}")
         _set(config, key, value)
     for key, value in request.added.items():
+        if not key.startswith(ADDABLE):
+            if key in existing:
+                raise ConfigError(f"+{key}: the key {key!r} is there already, write {key}=... without +")
+            hint = did_you_mean(key, existing)
+            raise ConfigError(f"+{key}: there is no such key, and only keys of the Trainer can be added.{hint}")
         with open_dict(config):
             _set(config, key, value)
     try:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
+from mwa_lightning.report.tables import RECALLS
 from mwa_lightning.tasks.kinds import about_statements
 
 BUILT_IN = ("scenes", "scenes_nlvr2")  # made where they are missing
@@ -89,12 +91,37 @@ def check_training(config: DictConfig) -> None:
             "which has nothing to contrast; take at least 2"
         )
     check_precision(config)
+    _monitor_is_measured(config)
+
+
+def check_adapted(config: DictConfig) -> None:
+    """Refuse to evaluate an adapter that nothing has trained: its figures would pass for those of an adapted model."""
+    adapter = config.adapter
+    if adapter.checkpoint is None and not adapter._target_.endswith(".NoAdapter"):
+        method = adapter._target_.rpartition(".")[2]
+        raise CheckpointError(
+            f"the adapter ({method}) has no weights: give run=DIR, or adapter.checkpoint=FILE, or take adapter=none"
+        )
 
 
 def check_precision(config: DictConfig) -> None:
     """Refuse float16 where there is none."""
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the processor take bf16-mixed or 32")
+
+
+def _monitor_is_measured(config: DictConfig) -> None:
+    """Refuse to choose the best epoch by a figure that there will not be; of statements the data decides which are."""
+    if about_statements(config):
+        return
+    figures = [f"val/{name}" for name in RECALLS]
+    if config.data.one_k:
+        figures += [f"val/1k/{name}" for name in RECALLS]
+    if config.training.monitor not in figures:
+        hint = did_you_mean(config.training.monitor, figures)
+        raise ConfigError(
+            f"training.monitor={config.training.monitor}: no such figure is measured.{hint} One of {', '.join(figures)}"
+        )
 
 
 def _image_fits_patches(backbone: DictConfig) -> None:

@@ -106,16 +106,19 @@ def _with_newer_keys(default: Any, saved: Any) -> Any:
 
 
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_data, check_model, check_precision, check_task
+    from mwa_lightning.cli.consistency import check_adapted, check_data, check_model, check_precision, check_task
 
     check_model(config)
     check_task(config)
     check_data(config)
     check_precision(config)
     if config.expect is not None:
-        from mwa_lightning.report.expectations import published
+        from mwa_lightning.report.expectations import check_name
+        from mwa_lightning.tasks.kinds import about_statements
 
-        published(config.expect)
+        check_name(config.expect, statements=about_statements(config))
+
+    check_adapted(config)
 
     from mwa_lightning.training.evaluate import evaluate
 

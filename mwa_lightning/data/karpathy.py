@@ -74,7 +74,7 @@ def _load(annotations: Path, problems: Problems) -> list[Any]:
             where = "it is empty"
         problems.add("not JSON", f"{annotations} is not JSON ({where}): fetch or write it again")
         return []
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, nested too deeply, a number of too many digits
         reason = " ".join(str(error).split())
         problems.add("not JSON", f"{annotations} is not JSON ({reason}): fetch or write it again")
         return []

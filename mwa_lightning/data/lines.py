@@ -43,6 +43,8 @@ def read_lines(file: Path, *, wanted: str, problems: Problems) -> Iterator[Line]
             except json.JSONDecodeError as error:
                 column = f"line {number} column {error.colno}: {error.msg}"
                 problems.add("not JSON", f"{file} is not JSONL ({column}): write an object a line")
+            except ValueError:
+                problems.add("not JSON", f"{where} holds a number of too many digits: write {wanted}")
             except RecursionError:
                 problems.add("not JSON", f"{where} is nested too deeply: write {wanted}")
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -13,17 +13,31 @@ from omegaconf import OmegaConf
 
 from mwa_lightning.errors import ConfigError, ExpectationMissed
 
+# What two figures have to have in common, in the order in which it is shown.
+FACTS = ("model", "weights", "data", "split", "resolution", "protocol")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a figure is of; without these two figures cannot be compared. `resolution` is in pixels."""
+    """What a figure is of; without these two figures cannot be compared.
+
+    `model`, `split` and `protocol` are for people; what they say is compared by `backbone` (its name in
+    `configs/backbone`), `our_split` (its name for `split=`) with its `images`, `training` (`zero-shot`, `fine-tuned`,
+    `adapted`) and `scores` (`cosine`, `re-ranked`, `argmax`). None: not stated, or not to be known. `resolution` is in
+    pixels.
+    """
 
     model: str
+    backbone: str | None
     weights: str
     data: str
     split: str
+    our_split: str | None
+    images: int | None
     resolution: int | None
     protocol: str
+    training: str | None
+    scores: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +74,27 @@ class Comparison:
     ours: Facts
     rows: list[FigureRow]
 
+    @property
+    def agreement(self) -> dict[str, bool | None]:
+        """Whether each fact is the same on both sides, in the order of `FACTS`; None where that cannot be told."""
+        ours, theirs = self.ours, self.published.facts
+        # Other entries say where the weights come from, not which file they are.
+        file = theirs.weights if theirs.weights.endswith(".pth") else None
+        pairs: dict[str, list[tuple[object, object]]] = {
+            "model": [(ours.backbone, theirs.backbone)],
+            "weights": [(ours.weights, file)],
+            "data": [(ours.data, theirs.data)],
+            "split": [(ours.our_split, theirs.our_split), (ours.images, theirs.images)],
+            "resolution": [(ours.resolution, theirs.resolution)],
+            "protocol": [(ours.training, theirs.training), (ours.scores, theirs.scores)],
+        }
+        return {fact: _same(pairs[fact]) for fact in FACTS}
+
+    @property
+    def differing(self) -> list[str]:
+        """The facts that are known not to be the same."""
+        return [fact for fact, same in self.agreement.items() if same is False]
+
 
 def names() -> list[str]:
     """The names of all published results, in the order of the file."""
@@ -77,18 +112,22 @@ def published(name: str) -> Published:
     return table[name]
 
 
-def compare(name: str, metrics: Mapping[str, float], ours: Facts, *, prefix: str = "test/") -> Comparison:
-    """Set our metrics beside the published result `name`.
+def check_name(name: str, *, statements: bool) -> None:
+    """Raise ConfigError if there is no such result, or one of another task; before anything is evaluated.
 
-    Raises ConfigError if there is no such result, or if a figure of it was not measured here.
+    `statements` tells whether the evaluation is one of statements about images, or else of retrieval.
     """
     entry = published(name)
-    missing = [figure for figure in entry.figures if prefix + figure not in metrics]
-    if missing:
+    if statements is not ("accuracy" in entry.figures):
         raise ConfigError(
-            f"expect={name}: this evaluation has no {prefix}{missing[0]}; the result is of "
-            f"{entry.facts.data}, choose one of the same task"
+            f"expect={name}: has {next(iter(entry.figures))} of {entry.facts.data}, which "
+            f"{'an evaluation of statements' if statements else 'retrieval'} does not give; choose one of the same task"
         )
+
+
+def compare(name: str, metrics: Mapping[str, float], ours: Facts, *, prefix: str = "test/") -> Comparison:
+    """Set our metrics beside the published result `name`, which is of the same task."""
+    entry = published(name)
     rows = []
     for figure, value in entry.figures.items():
         measured = metrics[prefix + figure]
@@ -102,12 +141,32 @@ def check(comparison: Comparison) -> None:
     missed = [row for row in comparison.rows if not row.within]
     if missed:
         worst = max(missed, key=lambda row: abs(row.difference))
-        entry = comparison.published
+        entry, differing = comparison.published, comparison.differing
+        advice = f"not of the same {_listed(differing)}" if differing else f"compare {_listed(FACTS)} above"
         raise ExpectationMissed(
             f"expect={entry.name}: {len(missed)} of {len(comparison.rows)} figures outside {entry.tolerance} "
-            f"points; farthest {worst.figure}, ours {worst.ours:.2f}, published {worst.published:.2f}; "
-            "compare weights, split, resolution and protocol above"
+            f"points; farthest {worst.figure}, ours {worst.ours:.2f}, published {worst.published:.2f}; {advice}"
         )
+
+
+def warning(comparison: Comparison) -> str | None:
+    """What makes the comparison one of different things, in a line; None where nothing is known to differ."""
+    if not comparison.differing:
+        return None
+    return (
+        f"expect={comparison.published.name}: ours is not of the same {_listed(comparison.differing)} as the published "
+        "result (see above), so near figures prove nothing"
+    )
+
+
+def _same(pairs: Sequence[tuple[object, object]]) -> bool | None:
+    """Whether all pairs of which both sides are known are equal; None where there is none such."""
+    known = [one == other for one, other in pairs if one is not None and other is not None]
+    return all(known) if known else None
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 @cache

@@ -111,8 +111,10 @@ def comparison_table(comparison: Comparison) -> Table:
     for heading in ("", "ours", "published"):
         table.add_column(heading, overflow="fold")
     table.add_column("difference", justify="right")
-    for fact in ("model", "weights", "data", "split", "resolution", "protocol"):
-        table.add_row(fact, _fact(comparison.ours, fact), _fact(entry.facts, fact), "")
+    for fact, same in comparison.agreement.items():
+        verdict = "not known" if same is None else "same" if same else "differs !"
+        style = "bold red" if same is False else None
+        table.add_row(fact, _fact(comparison.ours, fact), _fact(entry.facts, fact), verdict, style=style)
     table.add_section()
     for row in comparison.rows:
         verdict = "" if row.within else " !"

@@ -16,6 +16,7 @@ from mwa_lightning.backbones.dual import DualEncoder
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.sites import Stream
+from mwa_lightning.errors import ConfigError
 
 # The official initial values: a temperature of 0.07, and those of SigLIP's sigmoids.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -218,7 +219,10 @@ class SiglipHeads(EmbeddingHeads):
 
 
 def retrieval_heads(backbone: Backbone) -> EmbeddingHeads:
-    """The heads of retrieval that belong to a backbone, with fresh weights."""
+    """The heads of retrieval that belong to a backbone, with fresh weights.
+
+    Raises ConfigError if the backbone is in a form that has none.
+    """
     return _RETRIEVAL_HEADS[backbone.family](backbone)
 
 
@@ -245,6 +249,10 @@ def _dual_heads(backbone: Backbone) -> EmbeddingHeads:
 
 def _fusion_heads(backbone: Backbone) -> EmbeddingHeads:
     assert isinstance(backbone, FusionEncoder)
+    if backbone.pair:
+        raise ConfigError(
+            f"{backbone.name} in its form for two images has no heads of retrieval: set backbone.pair=false"
+        )
     return FusionRetrievalHeads(
         vision_width=backbone.vision_width, text_width=backbone.text_width, width=backbone.embedding_width
     )

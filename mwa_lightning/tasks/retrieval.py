@@ -96,11 +96,6 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
                     f"task.{key}={value}: {model.backbone.name} has no head for image-text matching, where image and "
                     f"text meet; set {'0' if key == 'rerank' else 'null'}, or take a BLIP or ALBEF backbone"
                 )
-        if isinstance(model.backbone, FusionEncoder) and model.backbone.pair:
-            raise ConfigError(
-                f"backbone.pair=true: {model.backbone.name} then reads a text with two images at once, and retrieval "
-                "has one; set it to false"
-            )
         candidates = (USUAL_CANDIDATES if can_match else 0) if rerank == "auto" else rerank
         super().__init__(
             model=model,

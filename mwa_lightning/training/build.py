@@ -118,11 +118,19 @@ def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads 
     if beside:
         log.info("in no file of %s, freshly drawn: %s", backbone.name, shorten(beside))
     fresh = [*(name for name in report.new if name.startswith("heads.")), *beside]
-    if fresh and about_statements(config) and config.adapter._target_.endswith(".NoAdapter"):
+    if not fresh or not config.adapter._target_.endswith(".NoAdapter"):
+        return
+    if about_statements(config):
         raise CheckpointError(
             f"{config.backbone.checkpoint}: has no head for these statements ({shorten(fresh, 2)}), and adapter=none "
             "trains none; train one, or give a file that was fine-tuned for the task"
         )
+    log.warning(
+        "%s: has no heads for retrieval (%s), and adapter=none trains none: similarities mean nothing; give a file "
+        "that was tuned contrastively",
+        config.backbone.checkpoint,
+        shorten(fresh, 2),
+    )
 
 
 def attach(

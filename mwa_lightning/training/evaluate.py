@@ -8,11 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.report.expectations import Facts, check, compare, published
+from mwa_lightning.report.expectations import Facts, check, check_name, compare, warning
 from mwa_lightning.report.tables import closing_table, comparison_table
 from mwa_lightning.tasks.base import AdaptationTask
+from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import parameter_figures
 from mwa_lightning.tasks.retrieval import RetrievalTask
 from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
@@ -23,6 +25,7 @@ from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
 from mwa_lightning.training.setup import (
     check_device,
+    check_trainer_keys,
     evaluate_model,
     make_data,
     make_task,
@@ -46,8 +49,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         expected = config.get("expect")
         if expected is not None:
-            published(expected)
+            check_name(expected, statements=about_statements(config))
         check_device(config)
+        check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=f"{config.name or 'run'}_evaluation"))
         run = RunDirectory(path, writes=processes.first)
         if processes.first:
@@ -76,8 +80,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             data.ledger.sum_up()
             log.info("run directory: %s", run.path)
             if expected is not None:
-                comparison = compare(expected, figures, _facts(config, task), prefix=f"{config.split}/")
+                images = len(data.split(config.split).pictures)
+                comparison = compare(expected, figures, _facts(config, task, images), prefix=f"{config.split}/")
                 show(comparison_table(comparison))
+                if line := warning(comparison):
+                    log.warning("%s", line)
                 check(comparison)
         return figures
 
@@ -88,31 +95,32 @@ def _refuse_training_run(run: RunDirectory) -> None:
         raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
 
 
-def _facts(config: DictConfig, task: AdaptationTask[Any, Any]) -> Facts:
-    """What our figures are of."""
+def _facts(config: DictConfig, task: AdaptationTask[Any, Any], images: int) -> Facts:
+    """What our figures are of; `images` is the number of images in the split."""
     model = task.model
-    weights = Path(str(config.backbone.checkpoint)).name
-    if not isinstance(model.adapter, NoAdapter):
-        adapter = config.adapter.checkpoint
-        weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} " + (
-            f"from {Path(adapter).name}" if adapter else "freshly made"
-        )
+    weights, adapter = Path(str(config.backbone.checkpoint)).name, config.adapter.checkpoint
+    training = None  # what the weights were trained on before is not known
+    if adapter is not None:
+        method = config.adapter._target_.rsplit(".", 1)[-1]
+        weights += f", {method} from {Path(adapter).name}"
+        training = "fine-tuned" if isinstance(model.adapter, FullFineTuning) else "adapted"
+    elif not isinstance(model.adapter, NoAdapter):
+        weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} freshly made"
+    scores, how = "argmax", "argmax of the classes"
+    if isinstance(task, RetrievalTask):
+        scores, how = "cosine", "cosine scores"
+        if task.reranker is not None:
+            scores, how = "re-ranked", f"the best {task.reranker.k} re-ranked by the matching head"
     return Facts(
         model=str(config.backbone.name),
+        backbone=str(config.backbone.name),
         weights=weights,
         data=str(config.data.layout),
-        split=str(config.split),
+        split=f"{config.split} ({images:,} images)",
+        our_split=str(config.split),
+        images=images,
         resolution=int(config.backbone.image_size),
-        protocol=_protocol(task),
+        protocol=f"{training or 'weights as they are'}, {how}",
+        training=training,
+        scores=scores,
     )
-
-
-def _protocol(task: AdaptationTask[Any, Any]) -> str:
-    """What was done to the backbone before, and how its outputs are read; a head for statements always was trained."""
-    adapted = not isinstance(task.model.adapter, NoAdapter)
-    if not isinstance(task, RetrievalTask):
-        return f"{'adapted' if adapted else 'fine-tuned'}, argmax of the classes"
-    done = "adapted" if adapted else "zero-shot"
-    if task.reranker is None:
-        return f"{done}, cosine scores"
-    return f"{done}, the best {task.reranker.k} re-ranked by the matching head"

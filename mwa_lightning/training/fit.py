@@ -37,6 +37,7 @@ from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
 from mwa_lightning.training.setup import (
     check_device,
+    check_trainer_keys,
     evaluate_model,
     make_data,
     make_task,
@@ -59,6 +60,7 @@ def fit(config: DictConfig) -> dict[str, float]:
     """
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         check_device(config)
+        check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=config.name or "run"))
         run = RunDirectory(path, writes=processes.first)
         started = processes.first and run.check(config)

@@ -19,6 +19,8 @@ NOT_FOR_THE_USER = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     # Evaluation reads from the run directory, where there are checkpoints on purpose.
     r"Checkpoint directory .* exists and is not empty",
+    # Runs are started as they are, or by torchrun; a machine with SLURM makes no difference.
+    r"The `srun` command is available on your system but is not used",
     # A GPU that is left alone was left alone by `trainer=cpu`.
     r"GPU available but not used",
     # Every rank has the whole figure: the metric gathers.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,21 @@ from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory
+
+# Arguments of Lightning's Trainer that `make_trainer` gives.
+SET_HERE = frozenset(
+    {
+        "callbacks",
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "logger",
+        "num_sanity_val_steps",
+        "plugins",
+        "use_distributed_sampler",
+    }
+)
 
 
 def make_data(
@@ -96,6 +113,17 @@ def check_device(config: DictConfig) -> None:
         raise ConfigError("trainer.accelerator=gpu: no GPU was found here; take trainer=cpu")
     if wanted != "auto" and int(wanted) > found:
         raise ConfigError(f"trainer.devices={wanted}: there are {found} GPUs here; take at most that many")
+
+
+def check_trainer_keys(config: DictConfig) -> None:
+    """Raise ConfigError if a key of `trainer` is none of Lightning's Trainer, or one that is set here."""
+    keys = inspect.signature(pl.Trainer).parameters.keys() - SET_HERE
+    for key in config.trainer:
+        if key in SET_HERE:
+            raise ConfigError(f"trainer.{key}: is set by mwa_lightning itself; leave it out")
+        if key not in keys:
+            nearest = difflib.get_close_matches(str(key), sorted(keys), n=1, cutoff=0.0)[0]
+            raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. Did you mean {nearest}?")
 
 
 def make_trainer(

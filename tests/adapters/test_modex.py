@@ -19,7 +19,13 @@ from mwa_lightning.backbones.dual import DualEncoder
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.sites import Stream
+from mwa_lightning.cli.composing import apply, compose_groups, read_request
 from mwa_lightning.errors import CheckpointError, ConfigError
+from mwa_lightning.tasks.heads import retrieval_heads
+from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
+from mwa_lightning.tasks.reasoning_heads import reasoning_heads
+from mwa_lightning.training.build import USUAL_SHAPES, instantiate
+from mwa_lightning.training.build import attach as attach_configured
 
 SEPARATE: tuple[Stream, ...] = ("vision", "text")
 FUSED: tuple[Stream, ...] = ("vision", "text", "fusion")
@@ -308,69 +314,50 @@ def test_attach__refuses_a_first_layer_above_the_top() -> None:
         attach(make("beit3"), first_layer=3)
 
 
-BASE: dict[str, Any] = {
-    "vision_width": 768, "vision_depth": 12, "vision_heads": 12, "vision_ffn_width": 3072, "patch_size": 16,
-    "image_size": 384, "text_width": 768, "text_heads": 12, "text_ffn_width": 3072, "vocabulary_size": 30524,
-}  # fmt: skip
-CLASS_HEAD = 768 * 768 + 768 + 2 * 768 + 2
-
-
-def base(family: str, *, pair: bool, streams: tuple[Stream, ...], heads: nn.Module, **options: Any) -> Model:
-    form = {"text_layers": 6, "fusion_layers": 6} if family == "albef" else {"text_layers": 12, "fusion_layers": 0}
+def at_base_size(backbone: str, task: str, *words: str) -> AdaptedModel:
+    """What `mwa-train` builds, of shapes alone."""
+    arguments = [f"backbone={backbone}", f"task={task}", "adapter=modex", *words]
+    if task == "reasoning" and not backbone.startswith("beit3"):
+        arguments.append("backbone.pair=true")
+    request = read_request(arguments, config_name="train")
+    config = compose_groups("train", request.choices)
+    apply(config, request)
     with torch.device("meta"):
-        backbone = FusionEncoder(name=family, pair=pair, **BASE, **form)
-        return Model(backbone, ModeX(**options), heads, streams)
-
-
-def base_heads(*, pair: bool) -> nn.Module:
-    with torch.device("meta"):
-        if pair:
-            return nn.Sequential(nn.Linear(768, 768), nn.ReLU(), nn.Linear(768, 2))
-        heads = nn.ModuleDict({"vision": nn.Linear(768, 256), "text": nn.Linear(768, 256), "match": nn.Linear(768, 2)})
-        heads.logit_scale = nn.Parameter(torch.tensor(0.0))
-        return heads
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        made: Backbone = instantiate(config.backbone)
+        heads = reasoning_heads(made, USUAL_SHAPES[task]) if task in USUAL_SHAPES else retrieval_heads(made)
+        return attach_configured(config, made, heads)
 
 
 @pytest.mark.parametrize(
-    ("family", "pair", "total", "unused"),
+    ("backbone", "task", "total", "unused"),
     [
-        ("blip", False, 1_349_221, 0),
-        ("blip", True, 9_023_846, 0),
-        ("albef", False, 1_796_485, 0),
-        ("albef", True, 3_213_770, 152_160),
+        ("blip_base", "retrieval", 1_349_221, 0),
+        ("blip_base", "reasoning", 9_023_846, 0),
+        ("albef_base", "retrieval", 1_796_485, 0),
+        ("albef_base", "reasoning", 3_213_770, 152_160),
+        ("albef_base", "entailment", 2_389_383, 152_160),
     ],
 )
 def test_released__trains_as_many_parameters_as_the_authors_code(
-    family: str, pair: bool, total: int, unused: int
+    backbone: str, task: str, total: int, unused: int
 ) -> None:
-    streams: tuple[Stream, ...] = ("vision", "fusion") if family == "blip" and pair else FUSED
-    model = base(family, pair=pair, streams=streams, heads=base_heads(pair=pair), variant="released")
-    assert count(model) == total
-    named = dict(model.named_parameters())
-    assert sum(named[name].numel() for name in model.adapter.declared_unused) == unused
+    model = at_base_size(backbone, task, "adapter.variant=released")
+    assert parameter_figures(model)["params/trainable"] == total
+    assert sum(row.unused for row in parameter_table(model)) == unused
 
 
-@pytest.mark.parametrize("streams", [("vision", "fusion"), FUSED])
-def test_standard__stays_below_twelve_million_on_blip_base_with_two_images(streams: tuple[Stream, ...]) -> None:
-    model = base("blip", pair=True, streams=streams, heads=base_heads(pair=True))
-    merging = 6 * (2 * 768 * 768 + 768)
+def test_standard__stays_below_twelve_million_on_blip_base_with_two_images() -> None:
+    merging, head = 6 * (2 * 768 * 768 + 768), 768 * 768 + 768 + 2 * 768 + 2
     norms = 2 * 768 * (25 + 37)
     expert, coordinated = 25_360, 53_779
-    text = 24 * expert if "text" in streams else 0
-    expected = merging + CLASS_HEAD + norms + 24 * expert + text + 12 * (expert + 2 * coordinated)
-    assert count(model) == expected <= 12_000_000
+    expected = merging + head + norms + 24 * expert + 12 * (expert + 2 * coordinated)
+    assert parameter_figures(at_base_size("blip_base", "reasoning"))["params/trainable"] == expected == 9_973_514
+    assert expected <= 12_000_000
 
 
 def test_standard__size_on_beit3_base() -> None:
-    with torch.device("meta"):
-        backbone = Multiway(
-            name="probe", width=768, depth=12, heads=12, ffn_width=3072, patch_size=16, image_size=224,
-            vocabulary_size=64010,
-        )  # fmt: skip
-        model = Model(backbone, ModeX(), nn.Linear(1, 1), SEPARATE)
-    assert sum(parameter.numel() for parameter in model.adapter.parameters()) == 2 * 12 * 2 * 25_360
-    assert all(isinstance(m, CoordinatedExperts) is False for m in model.adapter.modules())
+    adapter = at_base_size("beit3_base", "retrieval").adapter
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == 2 * 12 * 2 * 25_360
+    assert not any(isinstance(module, CoordinatedExperts) for module in adapter.modules())
+    fused = at_base_size("beit3_base", "reasoning").adapter
+    assert sum(parameter.numel() for parameter in fused.parameters()) == 2 * 12 * (2 * 25_360 + 53_779)

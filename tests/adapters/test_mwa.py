@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mwa_lightning.adapters.mwa import MultiWayAdapter
+from mwa_lightning.adapters.mwa import Bottleneck, MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.errors import ConfigError
 
@@ -102,6 +103,43 @@ def test_extractor__adds_scaled_bottleneck_of_the_residual_stream_to_the_ffn() -
         hidden = torch.clamp(x @ bottleneck.down.weight.T + bottleneck.down.bias, min=0)
         expected = x + seen["ffn"] + 0.5 * (hidden @ bottleneck.up.weight.T + bottleneck.up.bias)
     torch.testing.assert_close(seen["block"]["vision"], expected)  # type: ignore[index]
+
+
+def test_enhancer__adds_its_bottleneck_of_the_blocks_output() -> None:
+    backbone = make_backbone()
+    adapter = attach(backbone, enhancer_dim=6, extractor_vision=False, extractor_text=False, first_layer=2)
+    perturb(adapter)
+    seen: dict[str, Any] = {}
+    block = backbone.blocks[2]
+    block.ffn["vision"].register_forward_hook(lambda module, inputs, output: seen.__setitem__("ffn", output))
+    block.ffn_norm["vision"].register_forward_hook(lambda module, inputs, output: seen.__setitem__("x", inputs[0]))
+    block.register_forward_hook(lambda module, inputs, output: seen.__setitem__("block", output))
+    inner = adapter.get_submodule("enhancers.2.inner")
+    assert isinstance(inner, Bottleneck)
+    with torch.no_grad():
+        backbone.encode_image(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+        y = seen["x"] + seen["ffn"]
+        hidden = torch.clamp(y @ inner.down.weight.T + inner.down.bias, min=0)
+        expected = y + hidden @ inner.up.weight.T + inner.up.bias
+    torch.testing.assert_close(seen["block"]["vision"], expected)
+
+
+def test_bottleneck__drops_hidden_channels_in_training_only() -> None:
+    bottleneck = Bottleneck(width=1, mid_dim=4000, dropout=0.25)
+    with torch.no_grad():
+        bottleneck.down.weight.fill_(1.0)
+        bottleneck.up.weight.fill_(1.0)  # the sum over the channels counts those that are left
+        x = torch.ones(1, 1, 1)
+        torch.manual_seed(0)
+        assert 0.75 * bottleneck.train()(x).item() == pytest.approx(3000, abs=150)
+        assert bottleneck.eval()(x).item() == 4000
+
+
+def test_attach__drops_in_extractors_alone_and_by_default_as_released() -> None:
+    adapter = attach(make_backbone())
+    extractors = {(module.scale, module.bottleneck.dropout) for module in adapter.extractors.values()}
+    assert extractors == {(0.6, 0.1)}
+    assert {module.inner.dropout for module in adapter.enhancers.values()} == {0.0}
 
 
 def test_enhancer__is_one_module_a_layer_shared_by_the_streams() -> None:

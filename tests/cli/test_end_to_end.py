@@ -91,6 +91,9 @@ def test_eval__missed_expectation(run_directory: Path, elsewhere: Path, capsys: 
     captured = capsys.readouterr()
     assert "79.10" in captured.out
     assert captured.err.startswith("mwa-eval: error: expect=beit3_base_coco")
+    differing = "model, weights, data, split, resolution and protocol"
+    assert f"warning: expect=beit3_base_coco: ours is not of the same {differing}" in captured.out
+    assert captured.err.endswith(f"; not of the same {differing}\n")
     assert (elsewhere / "run" / "metrics.json").is_file()
 
 
@@ -125,6 +128,18 @@ def broken_json(root: Path) -> None:
     (root / "dataset_scenes.json").write_text('{"images": [')
 
 
+def missing_json(root: Path) -> None:
+    (root / "dataset_scenes.json").unlink()
+
+
+def one_caption(root: Path) -> None:
+    def cut(images: list[dict]) -> list[dict]:
+        first = next(image for image in images if image["split"] == "train")
+        return [first | {"sentences": first["sentences"][:1]}] + [i for i in images if i["split"] != "train"]
+
+    change(root, cut)
+
+
 def empty_json(root: Path) -> None:
     (root / "dataset_scenes.json").write_text("")
 
@@ -152,6 +167,8 @@ DAMAGES: dict[Callable[[Path], None], str] = {
     empty_picture: "scene_train_000003.jpg",
     broken_picture: "scene_test_000002.jpg",
     missing_picture: "scene_val_000001.jpg",
+    missing_json: "dataset_scenes.json",
+    one_caption: "a training split of 1 captions gives global batches of one",
     broken_json: "dataset_scenes.json",
     empty_json: "dataset_scenes.json",
     empty_split: "val",

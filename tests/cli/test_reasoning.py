@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import mwa_lightning
 from mwa_lightning.cli import evaluate, train
@@ -59,6 +61,25 @@ def test_train__then_evaluate_then_load(
         logits = loaded.model(pair[None], *loaded.tokenizer([json.loads(lines[0])["sentence"]]))
     with safe_open(run_directory / "predictions.safetensors", framework="pt") as file:
         assert torch.allclose(logits[0], file.get_tensor("logits")[0], atol=1e-5)
+
+
+def test_coordinator__is_logged_drawn_and_saved_token_by_token(run_directory: Path, elsewhere: Path) -> None:
+    with (run_directory / "metrics.csv").open() as file:
+        logged = {row["name"] for row in csv.DictReader(file) if row["name"].startswith("coordinator/")}
+    depth = mwa_lightning.load("beit3_tiny").model.backbone.depth
+    places = {f"{branch}_{layer}" for branch in ("self_attn", "ffn") for layer in range(depth)}
+    assert logged == {f"coordinator/{p}/{figure}" for p in places for figure in ("text", "vision", "cross", "entropy")}
+    assert Image.open(run_directory / "coordinator.png").size[0] > 100
+
+    assert evaluate.main([f"run={run_directory}", "run_dir=again", "save_coordinator=true"]) == 0
+    saved = load_file(elsewhere / "again" / "coordinator.safetensors")
+    assert saved.keys() == {f"{p}.{kind}" for p in places for kind in ("weights", "sample", "position", "run")}
+    weights, sample, run = (saved[f"ffn_0.{kind}"] for kind in ("weights", "sample", "run"))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(weights)))
+    # 8 statements, a pass for each of their two pictures, as many tokens in one as in the other.
+    assert set(sample.tolist()) == set(range(8))
+    assert (run == 0).sum() == (run == 1).sum() == len(run) / 2
+    assert weights.std(dim=0).min() > 0
 
 
 def test_eval__of_other_classes(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +174,10 @@ def test_train__retrieval_with_the_form_for_two_images(elsewhere: Path, capsys: 
     write_scenes(elsewhere / "scenes", domain="target", seed=3, train=16, val=4, test=4)
     own = ["backbone=blip_tiny", "backbone.checkpoint=random", "data=scenes", f"data.root={elsewhere / 'scenes'}"]
     assert train.main([*own, *SHORT, "backbone.pair=true", "run_dir=run"]) == 2
-    assert "error: backbone.pair=true: blip_tiny then reads a text with two" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "error: blip_tiny in its form for two images has no heads of retrieval: set backbone.pair=false"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
     assert not (elsewhere / "run").exists()
 
 

@@ -174,6 +174,14 @@ def test_experiment__official_settings(name: str, lr: float, layer_decay: float,
     assert global_batch == (3072 if name.startswith("full") else 128)
 
 
+@pytest.mark.parametrize("choice", ["adapter=mwa", "experiment=mwa_beit3_large_coco", "experiment=mwa_beit3_base_coco"])
+def test_adapter__is_that_of_the_released_code_with_the_enhancer_of_the_paper(choice: str) -> None:
+    adapter = composed(choice).adapter
+    parts = {key: adapter[key] for key in ("mid_dim", "scale", "dropout", "extractor_vision", "extractor_text")}
+    assert parts == {"mid_dim": 64, "scale": 0.6, "dropout": 0.1, "extractor_vision": True, "extractor_text": True}
+    assert (adapter.enhancer, adapter.enhancer_dim, adapter.first_layer) == ("bottleneck", 192, 0)
+
+
 @pytest.mark.parametrize(
     ("size", "lr", "layer_decay"),
     [("base", 7e-4, 0.65), ("large", 3e-4, 0.85)],  # BEiT-3, get_started_for_nlvr2.md

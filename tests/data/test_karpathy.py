@@ -103,6 +103,7 @@ def test_read_karpathy__same_image_in_two_splits(tmp_path: Path) -> None:
         ('{"images": {}}', 'lacks the list "images"'),
         ('{"images": []}', "lists no images"),
         ("[" * 100_000, "is not JSON"),
+        ('{"images": [' + "9" * 5000 + "]}", "is not JSON"),  # more digits than Python reads
     ],
 )
 def test_read_karpathy__not_karpathy(tmp_path: Path, content: str, says: str) -> None:

@@ -27,6 +27,7 @@ def test_read_lines__numbers_and_blank_lines(tmp_path: Path) -> None:
         (b'{"a": 1}\nnull\n', "line 2 is no object"),
         (b'{"a": 1}\n{"a": "\xe9"}\n', "is not UTF-8 (byte 16)"),
         (b"[" * 100_000, "is nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "holds a number of too many digits"),
     ],
 )
 def test_read_lines__damaged(tmp_path: Path, content: bytes, says: str) -> None:

@@ -88,6 +88,11 @@ class TestFigures:
         assert figures["i2t_r1"] == pytest.approx(100 * 7 / 12)
         assert figures["i2t_r5"] == figures["i2t_r10"] == pytest.approx(100 * 11 / 12)
 
+    def test_best_ranks__tied_captions_of_ones_own_and_fewer_captions_than_others(self) -> None:
+        # Image 0 has two equal captions, which are not in each other's way; image 1 has one, behind both of these.
+        captions = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.5]])
+        assert best_ranks(torch.eye(2), captions, torch.tensor([[0, 1], [2, -1]])).tolist() == [1, 3]
+
     @settings(max_examples=80, deadline=None)
     @given(splits())
     def test_compute__equals_the_oracle(self, split: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -128,8 +133,18 @@ class TestTies:
         assert figures["i2t_r1"] == figures["t2i_r1"] == 0
         assert figures["i2t_r5"] == figures["t2i_r5"] == 100
 
+    def test_best_ranks__last_bits_of_the_product_break_no_tie(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+            # As hardware may have it: equal columns with different last bits.
+            return out.copy_(left @ right).sub_(1e-6 * torch.arange(out.shape[1]))
+
+        monkeypatch.setattr(torch, "matmul", product)
+        candidates = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        assert best_ranks(torch.tensor([[1.0, 0.0]]), candidates, torch.tensor([[0]])).tolist() == [2]
+
     def test_best_ranks__zeros_of_both_signs_are_equal(self) -> None:
         candidates = torch.tensor([[1.0, 0.0], [1.0, -0.0]])
+        assert recall._distinct(candidates)[1].tolist() == [0, 0]
         assert best_ranks(torch.tensor([[1.0, 1.0]]), candidates, torch.tensor([[0]])).tolist() == [2]
 
     def test_distinct__colliding_hashes_stay_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,11 +226,17 @@ class TestThousands:
             assert figures[f"1k/{name}"] == pytest.approx(np.mean([fold[name] for fold in folds]), abs=1e-9)
         assert figures["1k/mean_recall"] > figures["mean_recall"]
 
-    def test_compute__left_out_below_five_thousand_images(self) -> None:
-        assert set(measure(torch.eye(20), torch.eye(20), torch.arange(20), one_k=True)) == {
-            *FIGURES,
-            "mean_recall",
-        }
+    @pytest.mark.parametrize(("images", "there"), [(39, False), (40, True)])
+    def test_compute__left_out_below_five_folds(
+        self, images: int, there: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recall, "FOLD_IMAGES", 8)
+        figures = measure(torch.eye(images), torch.eye(images), torch.arange(images), one_k=True)
+        names = {*FIGURES, "mean_recall"}
+        assert figures.keys() == names | ({f"1k/{name}" for name in names} if there else set())
+
+    def test_folds__are_five_thousands(self) -> None:
+        assert (recall.FOLDS, recall.FOLD_IMAGES) == (5, 1000)
 
 
 class TestErrors:
@@ -250,7 +271,7 @@ class TestErrors:
 MEMORY_SCRIPT = """
 import torch
 from mwa_lightning.metrics.recall import RetrievalRecall
-images, texts, width = {images}, {texts}, 32
+images, texts, width = {images}, {texts}, 768
 owner = torch.arange(texts) % images
 metric = RetrievalRecall()
 rows = torch.randn(images, width)
@@ -269,8 +290,8 @@ print(of("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak from /proc")
 def test_compute__memory_of_the_coco_test_set() -> None:
-    """5,000 images x 25,000 captions; narrow, as the width adds to the embeddings alone."""
+    """5,000 images x 25,000 captions of the width of BEiT-3 base."""
     script = MEMORY_SCRIPT.format(images=5000, texts=25000)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
-    assert float(result.stdout) < 200
+    assert float(result.stdout) < 400

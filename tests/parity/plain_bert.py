@@ -3,19 +3,22 @@
 Written from the papers and from the behaviour of salesforce/BLIP, salesforce/ALBEF and LAVIS, with nothing of the
 package: linear layers as matrix products, softmax written out, loops over layers, heads and samples; padding is cut off
 rather than masked. Why trust it: where transformers has the form (BLIP with one image), the same functions equal
-transformers (tests/parity/test_blip.py), and ALBEF and the forms for two images differ from that one in a line or two
-each, marked [albef] and [two images] below.
+transformers (test_blip.py); in every form they equal LAVIS on its own weights and outputs (test_golden.py); and ALBEF
+and the forms for two images differ from BLIP in a line or two each, marked [albef] and [two images] below. LAVIS has no
+token types: that line alone rests on the original ALBEF's code (models/xbert.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+Kind = Literal["blip", "albef"]
 
 
 class Plain:
@@ -134,7 +137,7 @@ class Plain:
 
 
 def official_state(
-    kind: str, *, pair: bool, width: int, text_width: int, depth: int, layers: int, vocabulary: int, patch: int,
+    kind: Kind, *, pair: bool, width: int, text_width: int, depth: int, layers: int, vocabulary: int, patch: int,
     grid: int, positions: int, embedding: int, merge_from: int = 0, token_types: bool = False, seed: int = 0,
 ) -> State:  # fmt: skip
     """A file of BLIP or ALBEF, its names and shapes as the official code has them, every tensor drawn at random.

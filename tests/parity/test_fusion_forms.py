@@ -1,13 +1,13 @@
 """ALBEF, and BLIP and ALBEF for two images, against the plain code, from files with official names; 1e-5 in fp32.
 
-No installable code has these forms. tests/parity/plain_bert.py says why the plain code can be trusted.
+No code that installs beside ours has these forms. plain_bert.py says why the plain code can be trusted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mwa_lightning.backbones.checkpoints import load_backbone
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.tasks.heads import FusionRetrievalHeads, retrieval_heads
-from tests.parity.plain_bert import Plain, State, official_state
+from tests.parity.plain_bert import Kind, Plain, State, official_state
 
 TOLERANCE = 1e-5
 SIZES = {"width": 64, "text_width": 48, "depth": 2, "layers": 4, "patch": 8, "grid": 3}
@@ -24,7 +24,6 @@ BASE = {"width": 768, "text_width": 768, "depth": 1, "layers": 2, "patch": 16, "
 REST = {"vocabulary": 90, "positions": 20, "embedding": 24}
 HEADS = 4
 
-Kind = Literal["blip", "albef"]
 Error = Callable[[Tensor, Tensor], float]
 
 
@@ -55,10 +54,9 @@ class Form:
             token_types=0 if blip else 2, pair=self.pair, merge_from=self.merge_from, max_text_length=16,
             vocabulary_size=REST["vocabulary"], text_positions=REST["positions"], embedding_width=REST["embedding"],
         )  # fmt: skip
-        heads: nn.Module = retrieval_heads(backbone)
-        if self.pair:
-            width = sizes["text_width"]
-            heads = nn.ModuleDict({"hidden": nn.Linear(width, width), "output": nn.Linear(width, 2)})
+        width = sizes["text_width"]
+        head = nn.ModuleDict({"hidden": nn.Linear(width, width), "output": nn.Linear(width, 2)})
+        heads = head if self.pair else retrieval_heads(backbone)
         torch.save({"model": self.state if state is None else state}, path)
         return backbone.eval(), heads.eval(), load_backbone(backbone, heads, path)
 

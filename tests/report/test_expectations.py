@@ -2,21 +2,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
+from mwa_lightning.cli.menu import group_options
 from mwa_lightning.errors import ConfigError, ExpectationMissed
-from mwa_lightning.report.expectations import Facts, check, compare, names, published
+from mwa_lightning.report.expectations import Facts, check, check_name, compare, names, published, warning
 
 ROOT = Path(__file__).parents[2]
+# What evaluating the official weights on the official data is.
 OURS = Facts(
     model="beit3_base",
-    weights="adapter.safetensors",
+    backbone="beit3_base",
+    weights="beit3_base_patch16_384_coco_retrieval.pth",
     data="coco",
-    split="test",
-    resolution=224,
-    protocol="adapted, cosine scores",
+    split="test (5,000 images)",
+    our_split="test",
+    images=5000,
+    resolution=384,
+    protocol="weights as they are, cosine scores",
+    training=None,
+    scores="cosine",
 )
 
 
@@ -27,7 +36,12 @@ def test_published__every_entry_is_whole(name: str) -> None:
     assert all((facts.model, facts.weights, facts.data, facts.split, facts.protocol, entry.source))
     assert facts.data in ("coco", "flickr30k", "nlvr2")
     assert facts.data in name
-    assert facts.resolution in (None, 224, 336, 384)
+    assert facts.resolution in (None, 224, 336, 364, 384)
+    assert facts.backbone in (None, "none", *group_options("backbone"))
+    assert (facts.our_split is None) == (facts.split == "not stated")
+    assert facts.images == {"coco": 5000, "flickr30k": 1000, "nlvr2": None}[facts.data]
+    assert facts.training in ("zero-shot", "fine-tuned", "adapted")
+    assert facts.scores in (None, "cosine", "re-ranked", "argmax")
     assert isinstance(entry.verified, bool)
     assert entry.tolerance in (0.5, 1.0)
     expected = {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} if facts.data != "nlvr2" else {"accuracy"}
@@ -88,9 +102,68 @@ class TestCompare:
         with pytest.raises(ExpectationMissed):
             check(compare("beit3_base_coco", metrics, OURS))
 
-    def test_compare__of_another_task(self) -> None:
-        with pytest.raises(ConfigError, match="this evaluation has no test/accuracy; the result is of nlvr2"):
-            compare("vilt_nlvr2_test", {"test/i2t_r1": 1.0}, OURS)
+
+class TestAgreement:
+    METRICS = MappingProxyType({"test/i2t_r1": 79.1, "test/t2i_r1": 61.4})
+
+    def test_agreement__official_weights_on_official_data(self) -> None:
+        comparison = compare("beit3_base_coco", self.METRICS, OURS)
+        assert set(comparison.agreement.values()) == {True}
+        assert comparison.differing == []
+        assert warning(comparison) is None
+
+    @pytest.mark.parametrize(
+        ("change", "differing"),
+        [
+            ({"backbone": "beit3_large"}, ["model"]),
+            ({"weights": "beit3_base_itc_patch16_224.pth"}, ["weights"]),
+            ({"weights": "random"}, ["weights"]),
+            ({"data": "flickr30k"}, ["data"]),
+            ({"our_split": "val"}, ["split"]),
+            ({"images": 4999}, ["split"]),
+            ({"resolution": 224}, ["resolution"]),
+            ({"training": "adapted"}, ["protocol"]),
+            ({"scores": "re-ranked"}, ["protocol"]),
+            ({"training": "fine-tuned"}, []),
+            ({"resolution": 224, "training": "adapted"}, ["resolution", "protocol"]),
+        ],
+    )
+    def test_agreement__what_differs_is_named(self, change: dict, differing: list[str]) -> None:
+        near = compare("beit3_base_coco", self.METRICS, replace(OURS, **change))
+        far = compare("beit3_base_coco", {"test/i2t_r1": 50.0, "test/t2i_r1": 61.4}, replace(OURS, **change))
+        assert near.differing == differing
+        check(near)  # a warning, not a miss: the figures are what is expected
+        line = warning(near)
+        with pytest.raises(ExpectationMissed) as raised:
+            check(far)
+        if differing:
+            named = " and ".join(differing)
+            assert line is not None
+            assert f"not of the same {named} as" in line
+            assert str(raised.value).endswith(f"; not of the same {named}")
+        else:
+            assert line is None
+            assert str(raised.value).endswith("; compare model, weights, data, split, resolution and protocol above")
+
+    def test_agreement__what_is_not_stated_cannot_be_told(self) -> None:
+        ours = replace(OURS, backbone="clip_b32", weights="model.safetensors", resolution=224)
+        metrics = {f"test/{name}": 50.0 for name in published("clip_b32_coco_zero_shot").figures}
+        told = compare("clip_b32_coco_zero_shot", metrics, ours).agreement
+        assert told == dict.fromkeys(told, True) | {"weights": None}  # it says where they come from, no file
+        told = compare("beit3_giant_coco", metrics, OURS).agreement
+        assert (told["model"], told["resolution"], told["protocol"]) == (False, None, None)
+        told = compare("clip_full_coco", metrics, OURS).agreement
+        assert told["model"] is None
+
+
+class TestName:
+    def test_check_name__of_another_task(self) -> None:
+        with pytest.raises(ConfigError, match="has accuracy of nlvr2, which retrieval does not give"):
+            check_name("vilt_nlvr2_test", statements=False)
+        with pytest.raises(ConfigError, match="has i2t_r1 of coco, which an evaluation of statements does not give"):
+            check_name("beit3_base_coco", statements=True)
+        check_name("vilt_nlvr2_test", statements=True)
+        check_name("beit3_base_coco", statements=False)
 
 
 def test_import__without_torch() -> None:

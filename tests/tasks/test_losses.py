@@ -113,6 +113,20 @@ def test_contrastive_loss__gradient_of_the_scale_by_differences() -> None:
     assert logarithm.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-4)
 
 
+@pytest.mark.parametrize("mask", [True, False])
+def test_contrastive_loss__gradients_of_both_sides_equal_those_of_plain_code(mask: bool) -> None:
+    images, texts = (rows.double().requires_grad_() for rows in pairs(6, 5, 2))
+    ids = torch.tensor([0, 1, 1, 2, 3, 3])
+    others = (ids.unsqueeze(1) == ids).fill_diagonal_(False) if mask else torch.zeros(6, 6, dtype=torch.bool)
+    logits = (3.0 * images @ texts.T).masked_fill(others, -torch.inf)
+    right = torch.arange(6)
+    expected = (nn.functional.cross_entropy(logits, right) + nn.functional.cross_entropy(logits.T, right)) / 2
+    wanted = torch.autograd.grad(expected, (images, texts))
+    loss = contrastive_loss(images, texts, logit_scale=torch.tensor(3.0).log(), image_ids=ids, mask_same_image=mask)
+    for found, gradient in zip(torch.autograd.grad(loss, (images, texts)), wanted, strict=True):
+        assert ((found - gradient).norm() / gradient.norm()).item() < 1e-5
+
+
 def plain_sigmoid(images: Tensor, texts: Tensor, scale: float, bias: float, ids: list[int], *, mask: bool) -> float:
     """The definition, pair by pair."""
     total = 0.0
