@@ -27,6 +27,10 @@ class TrainingError(UserError):
     """A run that must not go on: a non-finite loss, a parameter without a gradient."""
 
 
+class StorageError(UserError):
+    """A disk that does not take what is written: full, over quota, read-only or gone."""
+
+
 class ProcessFailed(UserError):  # noqa: N818 (its own message was another process's)
     """Another process of the run failed, with exit code `code` (minus the signal that ended it)."""
 

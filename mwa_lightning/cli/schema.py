@@ -84,6 +84,11 @@ def _path(value: Any) -> str:
     return str(Path(_text(value)).expanduser().absolute())
 
 
+def _resume(value: Any) -> str:
+    text = _text(value)
+    return text if text in ("auto", "never") else _path(text)
+
+
 def _weights(value: Any) -> str:
     text = _text(value)
     return text if text == "random" or text.startswith("asset://") else _path(text)
@@ -126,6 +131,7 @@ _positive = _number(0, with_low=False)
 RULES: dict[str, Rule] = {
     "name": _optional(_text),
     "run_dir": _optional(_path),
+    "resume": _resume,
     "run": _optional(_path),
     "expect": _optional(_text),
     "seed": _integer(0),

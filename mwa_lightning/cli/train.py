@@ -21,6 +21,7 @@ Adapt a frozen vision-language model to retrieval or to statements about images;
 """
 _MAIN_KEYS = (
     "run_dir",
+    "resume",
     "seed",
     "split",
     "save_predictions",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import lightning
 import numpy as np
 
+from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.loading import Ledger, Loader, Outcome, ReplacingDataset
 from mwa_lightning.data.problems import Problems
@@ -18,6 +19,7 @@ from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
 from mwa_lightning.data.sources import BUILT_IN, Source, find_source, layout_named, prepare_scenes, scenes_root
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.storage import Storage
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.errors import ConfigError, DataError
@@ -123,6 +125,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         self.ledger = Ledger(max_bad_images=max_bad_images, tokenizer=tokenizer)
         self.sampler: GlobalBatchSampler | None = None
         self._sampler_state: dict[str, Any] | None = None
+        self._kept_global_batch: int | None = None
         self._source: Source | None = None
         self._splits: dict[str, SplitT] = {}
         self._looked_at: set[tuple[str, bool]] = set()
@@ -147,6 +150,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         """
         if self._source is None:
             self._source = self._find_source()
+            self.ledger.storage = Storage(self._source.files(), self._source.folder)
             splits = self._source.read(Problems())
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
         needed = {
@@ -191,13 +195,26 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         return self.evaluation_dataloaders(self.test_split)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training data, and the images that were replaced so far."""
+        """The place in the training data, how its batches came about, and the images that were replaced so far."""
         sampler = self.sampler.state_dict() if self.sampler is not None else self._sampler_state
-        return {"sampler": sampler, "bad_images": dict(self.bad_images)}
+        return {
+            "sampler": sampler,
+            "batch_size": self.batch_size,
+            "processes": self._ranks[1],
+            "bad_images": dict(self.bad_images),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved place: at once, or when the training loader is made."""
+        """Go on from a saved place, at once or when the training loader is made; the number of ranks may differ.
+
+        Raises:
+            ConfigError: `batch_size` was set to something that does not make the same global batches.
+        """
         self.ledger.bad_images = dict(state_dict["bad_images"])
+        if state_dict["sampler"] is not None:
+            self._kept_global_batch = kept_global_batch(
+                state_dict, batch_size=self.batch_size, processes=self._ranks[1]
+            )
         if self.sampler is not None and state_dict["sampler"] is not None:
             self.sampler.load_state_dict(state_dict["sampler"])
         else:
@@ -246,7 +263,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         rank, world_size = self._ranks
         return GlobalBatchSampler(
             length=len(self.split("train")),
-            batch_size=self.batch_size * world_size,
+            batch_size=self._kept_global_batch or self.batch_size * world_size,
             seed=self.seed,
             rank=rank,
             world_size=world_size,

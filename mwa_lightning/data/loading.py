@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.records import ImageBatch, Picture, RetrievalSplit, TextBatch, TrainBatch
 from mwa_lightning.data.sampling import GlobalBatchSampler, SampleKey, epoch_order
+from mwa_lightning.data.storage import Storage
 from mwa_lightning.data.tokenizers import Encoded, Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, TrainTransform
 from mwa_lightning.errors import DataError
@@ -287,12 +288,14 @@ class Ledger:
     Args:
         max_bad_images: How many images may be unreadable.
         tokenizer: Whose count of cut texts is kept.
+        storage: Where the data lies; None where that cannot go.
         bad_images: Path and reason of each that was replaced.
         truncated: How many texts of each split were cut, those of every epoch counted.
     """
 
     max_bad_images: int
     tokenizer: Tokenizer
+    storage: Storage | None = None
     bad_images: dict[str, str] = field(default_factory=dict)
     truncated: Counter[str] = field(default_factory=Counter)
 
@@ -300,8 +303,10 @@ class Ledger:
         """Enter what a worker reports.
 
         Raises:
-            DataError: There is no batch, or more images are unreadable than may be.
+            DataError: There is no batch, more images are unreadable than may be, or the disk that they lie on is gone.
         """
+        if self.storage is not None and (outcome.bad_images or outcome.error) and (gone := self.storage.problem()):
+            raise DataError(gone)
         new = {path: message for path, message in outcome.bad_images if path not in self.bad_images}
         self.bad_images.update(new)
         count = len(self.bad_images)

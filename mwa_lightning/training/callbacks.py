@@ -6,6 +6,7 @@ import hashlib
 import logging
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,6 +18,7 @@ from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import NonFiniteGuard
 from mwa_lightning.training.loggers import TableLogger
+from mwa_lightning.training.resuming import is_foreign
 from mwa_lightning.training.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -125,9 +127,10 @@ class RunKeeper(pl.Callback):
     """Keeps the best epoch's weights, writes checkpoints, and stops a run that does not get better.
 
     `adapter.safetensors` holds the epoch with the highest `monitor` on validation (with a moving average, its
-    averages). `last.ckpt` is written at the end of each epoch, and within one every `every_n_steps` optimizer
-    steps, always between two steps. It belongs last among the callbacks, so that what it writes is the state
-    after all others.
+    averages). From a checkpoint of another run directory, only epochs whose weights are known count: that which it
+    ends, and those to come. `last.ckpt` is written at the end of each epoch, and within one every `every_n_steps`
+    optimizer steps, always between two steps. It belongs last among the callbacks, so that what it writes is the
+    state after all others.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class RunKeeper(pl.Callback):
         self.metadata = metadata
         self.every_n_steps = every_n_steps
         self.patience = patience
+        self.resumed_from: Path | None = None
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._waited = 0
@@ -158,6 +162,7 @@ class RunKeeper(pl.Callback):
         self._clock: float | None = None
         self._saved_step = 0
         self._position = {"epoch": 0, "next_batch": 0}
+        self._owes_adapter = False
 
     @property
     def seconds(self) -> float:
@@ -167,6 +172,7 @@ class RunKeeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that had stopped early stays stopped."""
         self._clock = time.perf_counter()
+        self.leave_adapter(trainer, pl_module)
         self._stop_if_waited(trainer)
 
     def on_train_batch_end(
@@ -217,12 +223,18 @@ class RunKeeper(pl.Callback):
         self._stop_if_waited(trainer)
         self._save(trainer, epoch=trainer.current_epoch + 1, batches=0)
         if better and trainer.is_global_zero:
-            self.files.keep_as_best()
+            self.files.keep_as_best(self.files.directory / LAST)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock; where no validation ever came, the last weights are what there is."""
         self._seconds, self._clock = self.seconds, None
         if self.best is None:
+            self.save_adapter(trainer, pl_module)
+
+    def leave_adapter(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where the weights came with a checkpoint of another run directory, write them: nothing else has yet."""
+        if self._owes_adapter:
+            self._owes_adapter = False
             self.save_adapter(trainer, pl_module)
 
     def save_adapter(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -251,15 +263,30 @@ class RunKeeper(pl.Callback):
             "best_figures": self.best_figures,
             "waited": self._waited,
             "seconds": self.seconds,
-            "table_bytes": self.table.size,
+            "table_bytes": self.table.settle(),
+            "position": dict(self._position),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint: figures that were written after it are cut."""
+        assert self.resumed_from is not None
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
         self.best_figures = state_dict["best_figures"]
         self._waited, self._seconds = state_dict["waited"], state_dict["seconds"]
-        self.table.cut(state_dict["table_bytes"])
+        self._position = state_dict["position"]
+        ends_best = self.best_epoch is not None and self._position == {"epoch": self.best_epoch + 1, "next_batch": 0}
+        if ends_best and self.run.writes:
+            self.files.keep_as_best(self.resumed_from)  # the run may have been killed before it came to that
+        self._owes_adapter = is_foreign(self.resumed_from, self.files.directory)
+        if not self._owes_adapter:
+            self.table.cut(state_dict["table_bytes"])
+        elif not ends_best and self.best is not None:
+            log.warning(
+                "%s does not hold the weights of the best epoch so far, %d: the best of those from here on counts",
+                self.resumed_from,
+                self.best_epoch + 1,
+            )
+            self.best, self.best_epoch, self._waited = None, None, 0
 
     def _save(self, trainer: pl.Trainer, *, epoch: int, batches: int) -> None:
         """Write `last.ckpt`, unless the step before it is still to be found bad."""

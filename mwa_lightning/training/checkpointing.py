@@ -1,6 +1,6 @@
 """Checkpoints of a run: what trains, optimizer, loops and position in the data, whole or not at all.
 
-A checkpoint counts as whole if its SHA-256 is in `checkpoints/sha256.txt` (under whatever name: files are
+A checkpoint counts as whole if its SHA-256 is in `sha256.txt` beside it (under whatever name: files are
 renamed after that is written). So whenever the run is killed, the last or the previous checkpoint is whole
 and known, and one that was cut short is not. `sha256sum -c sha256.txt` checks them by hand.
 """
@@ -19,7 +19,9 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from mwa_lightning.errors import CheckpointError, shorten
+from mwa_lightning.training.console import FILE_ONLY
 from mwa_lightning.training.run_directory import write_atomically
+from mwa_lightning.whole_files import flush_names, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +39,23 @@ class CheckpointFiles(CheckpointIO):
         self.directory = directory
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint under a temporary name, flush it to the disk and rename it."""
+        """Write a checkpoint, whole or not at all. Raises StorageError if it cannot be written."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            sums = [pair for pair in self._sums() if pair[1] != path.name]
+        log.info("writing %s of step %s", path.name, checkpoint.get("global_step"), extra=FILE_ONLY)
+        with whole_file(path) as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())  # what is not on the disk must not be known as whole
+            sums = [pair for pair in _sums(path.parent) if pair[1] != path.name]
             # A last checkpoint that is cut short must not push the whole one before it away.
-            rotate = path.name == LAST and path.is_file() and self._is_whole(path)
+            rotate = path.name == LAST and path.is_file() and is_whole(path)
             if rotate:
                 sums = [pair for pair in sums if pair[1] != PREVIOUS] + [(_digest(path), PREVIOUS)]
-            self._write_sums([*sums, (_digest(temporary), path.name)])
+            self._write_sums([*sums, (_digest(Path(file.name)), path.name)])
             if rotate:
                 path.replace(path.with_name(PREVIOUS))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+                flush_names(path.parent)
+        log.info("wrote %s", path.name, extra=FILE_ONLY)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -67,9 +67,9 @@ class CheckpointFiles(CheckpointIO):
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"{path}: no such checkpoint; give last.ckpt, previous.ckpt or best.ckpt of a run")
-        if not self._is_whole(path):
+        if not is_whole(path):
             raise CheckpointError(
-                f"{path}: cut short or changed (its SHA-256 is not in {SUMS}); use another checkpoint"
+                f"{path}: cut short or changed (its SHA-256 is not in the {SUMS} beside it); use another checkpoint"
             )
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         return checkpoint
@@ -78,45 +78,41 @@ class CheckpointFiles(CheckpointIO):
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
-    def keep_as_best(self) -> None:
-        """Copy `last.ckpt` to `best.ckpt`."""
-        best = self.directory / BEST
-        temporary = best.with_name(f".{best.name}.{os.getpid()}")
-        try:
-            shutil.copyfile(self.directory / LAST, temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            sums = self._sums()
-            best_sums = [(digest, BEST) for digest, name in sums if name == LAST]
-            self._write_sums([pair for pair in sums if pair[1] != BEST] + best_sums)
-            temporary.replace(best)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def keep_as_best(self, path: Path) -> None:
+        """Copy a checkpoint to `best.ckpt`, unless that is it. Raises StorageError if it cannot be written."""
+        best, digest = self.directory / BEST, _digest(path)
+        if best.is_file() and _digest(best) == digest:
+            return
+        with whole_file(best) as file, path.open("rb") as source:
+            shutil.copyfileobj(source, file)
+            self._write_sums([pair for pair in _sums(self.directory) if pair[1] != BEST] + [(digest, BEST)])
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint, None if there is none; a broken one is named in the log."""
-        for name in (LAST, PREVIOUS):
-            path = self.directory / name
-            if not path.is_file():
-                continue
-            if self._is_whole(path):
+        """The newest whole checkpoint, None if there is none at all; a broken one is named in the log.
+
+        Raises CheckpointError if there are checkpoints, and none of them is whole.
+        """
+        there = [path for name in (LAST, PREVIOUS, BEST) if (path := self.directory / name).is_file()]
+        for number, path in enumerate(there):
+            if is_whole(path):
                 return path
-            log.warning("%s is cut short or changed; using the checkpoint before it", path)
+            if number + 1 < len(there):
+                log.warning("%s is cut short or changed; using the checkpoint before it", path)
+        if there:
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint is whole, {', '.join(path.name for path in there)} are cut short or "
+                f"changed (not as in {SUMS}): put whole ones back, or start anew with another run_dir"
+            )
         return None
-
-    def _is_whole(self, path: Path) -> bool:
-        """Whether the file is one that was written to its end, whatever it was called then."""
-        return _digest(path) in {digest for digest, _ in self._sums()}
-
-    def _sums(self) -> list[tuple[str, str]]:
-        """Sums and names, as `sha256sum` writes them."""
-        path = self.directory / SUMS
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [(line[:64], line[66:]) for line in lines]
 
     def _write_sums(self, sums: list[tuple[str, str]]) -> None:
         text = "".join(f"{digest}  {name}\n" for digest, name in sorted(sums, key=lambda pair: pair[1]))
         write_atomically(self.directory / SUMS, text.encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file is one that was written to its end, whatever it was called then."""
+    return _digest(path) in {digest for digest, _ in _sums(path.parent)}
 
 
 def check_keys(state: Iterable[str], trained: Iterable[str], *, origin: Path) -> None:
@@ -130,6 +126,13 @@ def check_keys(state: Iterable[str], trained: Iterable[str], *, origin: Path) ->
         if names
     ]
     raise CheckpointError(f"{origin}: does not fit what trains here ({'; '.join(problems)}); choose another run_dir")
+
+
+def _sums(directory: Path) -> list[tuple[str, str]]:
+    """Sums and names, as `sha256sum` writes them."""
+    path = directory / SUMS
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return [(line[:64], line[66:]) for line in lines]
 
 
 def _digest(path: Path) -> str:

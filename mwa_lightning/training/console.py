@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# `extra` of what the log file must have, to tell where a run was when it was killed, and a terminal can do without.
+FILE_ONLY = {"file_only": True}
+
 
 class ConsoleHandler(logging.Handler):
     """Prints messages as they are, warnings with the word before; leaves out records with `file_only`.
@@ -59,4 +62,4 @@ def console(*, rank: int = 0) -> Iterator[None]:
 def show(table: Table) -> None:
     """Print a table, and log it as plain text."""
     Console().print(table)
-    log.info("\n%s", plain(table), extra={"file_only": True})
+    log.info("\n%s", plain(table), extra=FILE_ONLY)

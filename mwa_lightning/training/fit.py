@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -25,15 +24,18 @@ from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
 from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
-from mwa_lightning.training.checkpointing import CheckpointFiles, check_keys
+from mwa_lightning.training.checkpointing import CheckpointFiles
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
+from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
+from mwa_lightning.training.journal import Journal
 from mwa_lightning.training.loggers import TableLogger, close, make_loggers
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
 from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.quiet import quiet
+from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
 from mwa_lightning.training.run_directory import RunDirectory, choose
 from mwa_lightning.training.setup import (
     check_device,
@@ -53,17 +55,17 @@ def fit(config: DictConfig) -> dict[str, float]:
     """Train, evaluate the best epoch, leave a complete run directory; returns what `metrics.json` holds.
 
     Everything that can be wrong with configuration, files and data is found before the run directory is made.
-    A directory that holds an earlier start of the same run is continued from its last checkpoint.
+    A directory that holds an earlier start of the same run is continued from its last checkpoint (see `resuming`).
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
-    cannot go on.
+    cannot go on, StorageError if its directory cannot be written.
     """
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         check_device(config)
         check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=config.name or "run"))
         run = RunDirectory(path, writes=processes.first)
-        started = processes.first and run.check(config)
+        started = processes.first and check_resume(config, run)
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("fit", "test"))
         backbone, heads = build_backbone(config, statement_shape(data))
@@ -72,10 +74,11 @@ def fit(config: DictConfig) -> dict[str, float]:
             raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
         check_saving(config, model.adapter)
         task = make_task(config, model, configure=_configure(config))
+        check_origin(config, _trained(task))
         run.create()
         if not started:
             run.write_config(config)
-        with run.logging():
+        with run.logging(), dead_workers_named():
             log.info("run directory: %s", run.path)
             return _run(config, task, data, run, processes)
 
@@ -175,14 +178,16 @@ def _train(
             "accumulation adds none",
             config.trainer.accumulate_grad_batches,
         )
-    checkpoint = _checkpoint(files, task)
+    checkpoint = find_checkpoint(config, files, _trained(task))
     if checkpoint is None:
         # Figures of an earlier start that left no checkpoint are made again.
         table.cut(0)
         _log_settings(loggers, config)
     else:
         log.info("going on from %s", checkpoint)
+    keeper.resumed_from = checkpoint
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    keeper.leave_adapter(trainer, task)
     close(loggers)
     return keeper
 
@@ -192,6 +197,7 @@ def _callbacks(
 ) -> list[pl.Callback]:
     """All callbacks; the order matters: the keeper, which saves, sees what the others have done."""
     callbacks: list[pl.Callback] = [
+        Journal(),
         PositionSeeds(seed=config.seed),
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),
@@ -238,13 +244,9 @@ def _configure(config: DictConfig) -> Callable[[AdaptationTask[Any, Any]], Optim
     return configure
 
 
-def _checkpoint(files: CheckpointFiles, task: AdaptationTask[Any, Any]) -> Path | None:
-    """The checkpoint to go on from, known to fit."""
-    path = files.latest()
-    if path is not None:
-        trained = [name for name, parameter in task.named_parameters() if parameter.requires_grad]
-        check_keys(files.load_checkpoint(path)["state_dict"], trained, origin=path)
-    return path
+def _trained(task: AdaptationTask[Any, Any]) -> list[str]:
+    """The names of what trains, as checkpoints have them."""
+    return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
 
 
 def _log_settings(loggers: list[Logger], config: DictConfig) -> None:

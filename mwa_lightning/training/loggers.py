@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
+import logging
 import math
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +17,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, StorageError
+from mwa_lightning.training.reaching import patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.whole_files import writing
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("step", "epoch", "name", "value")
 
@@ -47,28 +55,45 @@ class TableLogger(Logger):
         """Bytes written so far, for a checkpoint to note."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
+    def settle(self) -> int:
+        """Flush what was written so far to the disk; returns its bytes, for a checkpoint to note."""
+        if self.size:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        return self.size
+
     @rank_zero_only
     def cut(self, size: int) -> None:
         """Drop everything after the first `size` bytes."""
         if size < self.size:
             with self.path.open("r+b") as file:
                 file.truncate(size)
+        elif size > self.size:
+            log.warning("%s is shorter than at the checkpoint: its last rows are lost, the run is not", self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one row for each figure."""
+        """Append one row for each figure, or none: raises StorageError if they cannot be written."""
         figures = dict(metrics)
         epoch = figures.pop("epoch", None)
         if (step, tuple(figures)) == self._latest:
             return
         self._latest = (step, tuple(figures))
-        begin = not self.size
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if begin:
-                writer.writerow(COLUMNS)
-            for name, value in figures.items():
-                writer.writerow([step, "" if epoch is None else int(epoch), name, _number(value)])
+        rows = io.StringIO()
+        writer = csv.writer(rows, lineterminator="\n")
+        size = self.size
+        if not size:
+            writer.writerow(COLUMNS)
+        for name, value in figures.items():
+            writer.writerow([step, "" if epoch is None else int(epoch), name, _number(value)])
+        try:
+            with writing(self.path), self.path.open("ab", buffering=0) as file:
+                content = rows.getvalue().encode()
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except StorageError:
+            self.cut(size)
+            raise
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -104,18 +129,24 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
     if run.writes and not identity.is_file():
         identity.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(identity, secrets.token_hex(4).encode())
+    options = {
+        "name": run.path.name,
+        "save_dir": run.path,
+        "id": identity.read_text() if run.writes else None,
+        "project": config.logger.project,
+        "entity": config.logger.entity,
+        "resume": "allow",
+    }
     try:
-        return WandbLogger(
-            name=run.path.name,
-            save_dir=run.path,
-            id=identity.read_text() if run.writes else None,
-            project=config.logger.project,
-            entity=config.logger.entity,
-            mode=config.logger.mode,
-            resume="allow",
-        )
+        logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
     except ModuleNotFoundError as error:
         raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
+    if config.logger.mode == "online" and run.writes and (problem := unreachable(logger)):
+        log.warning(
+            "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, run.path / "wandb"
+        )
+        return WandbLogger(**options, mode="offline")
+    return logger
 
 
 def _number(value: float) -> str:

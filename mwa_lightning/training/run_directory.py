@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, shorten
+from mwa_lightning.whole_files import is_left_behind, whole_file
 
 VERSION = "mwa_lightning_version"
 
@@ -22,6 +24,7 @@ VERSION = "mwa_lightning_version"
 FREE_KEYS = frozenset(
     {
         "run_dir",
+        "resume",  # looked at by `resuming`
         "debug",
         "callbacks.progress_bar",
         "data.num_workers",
@@ -30,6 +33,8 @@ FREE_KEYS = frozenset(
         VERSION,
     }
 )
+# What besides may differ once there is a checkpoint: the global batch stays that of the checkpoint.
+PROCESS_KEYS = frozenset({"trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.batch_size"})
 
 
 class RunDirectory:
@@ -52,11 +57,17 @@ class RunDirectory:
         self.coordinator_picture = path / "coordinator.png"
 
     def create(self, *, checkpoints: bool = True) -> None:
-        """Make the directory. Raises ConfigError if it cannot be made."""
+        """Make the directory, and clear away what a killed process left half-written.
+
+        Raises ConfigError if it cannot be made.
+        """
         if not self.writes:
             return
         try:
             (self.checkpoints if checkpoints else self.path).mkdir(parents=True, exist_ok=True)
+            for directory in (self.path, self.checkpoints):
+                for path in filter(is_left_behind, directory.glob(".*")):
+                    path.unlink()
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
 
@@ -67,21 +78,34 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={self.path}: is a file; give a directory")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
-            return False
         if not self.config.is_file():
-            raise ConfigError(f"run_dir={self.path}: has files but no config.yaml of a run; choose an empty directory")
-        earlier, now = _flat(OmegaConf.load(self.config)), _flat(config)
+            if self._holds_other_files():
+                raise ConfigError(
+                    f"run_dir={self.path}: has files but no config.yaml of a run; choose an empty directory"
+                )
+            return False
+        changed = self.other_settings(config)
+        if changed:
+            raise ConfigError(f"run_dir={self.path}: holds a run with other settings: {changed}; choose another")
+        return True
+
+    def other_settings(self, config: DictConfig) -> str:
+        """What of `config` is not as in the run here and would change its result; empty if nothing."""
+        earlier, now = _flat(self.read_config()), _flat(config)
+        free = FREE_KEYS | PROCESS_KEYS if any(self.checkpoints.glob("*.ckpt")) else FREE_KEYS
         changed = [
             key
             for key in sorted(earlier.keys() | now.keys())
-            if earlier.get(key) != now.get(key) and key not in FREE_KEYS and not key.startswith("logger.")
+            if earlier.get(key) != now.get(key) and key not in free and not key.startswith("logger.")
         ]
-        if changed:
-            shown = ", ".join(f"{key}={now.get(key)} (there: {earlier.get(key)})" for key in changed[:3])
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise ConfigError(f"run_dir={self.path}: holds a run with other settings: {shown}{more}; choose another")
-        return True
+        return shorten((f"{key}={now.get(key)} (there: {earlier.get(key)})" for key in changed), 3)
+
+    def _holds_other_files(self) -> bool:
+        """Whether there is anything that a run killed at its very beginning would not have left."""
+        if not self.path.is_dir():
+            return False
+        rest = [path for path in self.path.iterdir() if not is_left_behind(path)]
+        return any(path != self.checkpoints or not path.is_dir() or any(path.iterdir()) for path in rest)
 
     def write_config(self, config: DictConfig) -> None:
         """Write the resolved configuration, with the package's version."""
@@ -91,6 +115,12 @@ class RunDirectory:
         assert isinstance(resolved, dict)
         text = OmegaConf.to_yaml({**resolved, VERSION: mwa_lightning.__version__})
         write_atomically(self.config, text.encode())
+
+    def read_config(self) -> DictConfig:
+        """The configuration of an earlier start."""
+        config = OmegaConf.load(self.config)
+        assert isinstance(config, DictConfig)
+        return config
 
     def write_metrics(self, figures: Mapping[str, float]) -> None:
         """Write a flat name -> number file, sorted by name."""
@@ -109,7 +139,7 @@ class RunDirectory:
         if not self.writes:
             yield
             return
-        handler = logging.FileHandler(self.log, mode="a", encoding="utf-8")
+        handler = LogFile(self.log, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("mwa_lightning")
         logger.addHandler(handler)
@@ -117,7 +147,20 @@ class RunDirectory:
             yield
         finally:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # of a full disk, which has been told
+                handler.close()
+
+
+class LogFile(logging.FileHandler):
+    """`train.log`. A disk that does not take it is told once on the terminal; other files end the run then."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is the library's)
+        """Say what is wrong, without the traceback that logging would print."""
+        if not self._told:
+            self._told = True
+            print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
 
 
 def choose(config: DictConfig, *, name: str, now: datetime | None = None) -> Path:
@@ -138,16 +181,9 @@ def choose(config: DictConfig, *, name: str, now: datetime | None = None) -> Pat
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to the disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a whole file. Raises StorageError if it cannot be written; an old file stays then."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

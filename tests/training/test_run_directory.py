@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.training.run_directory import RunDirectory, choose, write_atomically
 
 MakeConfig = Callable[..., DictConfig]
@@ -51,7 +51,7 @@ def test_write_atomically__a_failure_leaves_the_old_file(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match=r"metrics\.json cannot be written \(No space left on device\)"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

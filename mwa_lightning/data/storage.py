@@ -1,0 +1,37 @@
+"""Whether the disk that a data set lies on is still there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Tells a picture that is bad from a disk that is lost: with the disk, more goes than a picture.
+
+    Args:
+        files: What the data set cannot be without: its annotations.
+        folder: Where its images lie; a mount that is lost leaves an empty folder, or none.
+    """
+
+    files: Sequence[Path]
+    folder: Path
+
+    def problem(self) -> str:
+        """What has gone since the run began, as a line for people; empty while all is there."""
+        try:
+            for file in self.files:
+                os.stat(file)  # noqa: PTH116 (says why it fails)
+            with os.scandir(self.folder) as entries:
+                if next(entries, None) is not None:
+                    return ""
+            gone, reason = self.folder, "it is empty now"
+        except OSError as error:
+            gone, reason = Path(error.filename), str(error.strerror)
+        return (
+            f"the data at {gone} has gone while it was used ({reason}): bring its disk back, and start the same command "
+            "with this run_dir again, which goes on from its last checkpoint"
+        )

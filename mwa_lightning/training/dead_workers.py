@@ -1,0 +1,31 @@
+"""A process of the data loader that was killed: what torch says of it, in one line for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mwa_lightning.errors import DataError
+
+_BEGINNING = "DataLoader worker"
+
+
+@contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Turn torch's RuntimeError of a loader's worker that died into a DataError.
+
+    Torch raises it in a signal handler, so it can come up anywhere, in a step or while a file is written.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(_BEGINNING):
+            raise
+        signal = re.search(r"by signal: ([\w ]+)", str(error))
+        how = f"was ended by a signal ({signal[1]})" if signal else "ended unexpectedly"
+        want = "shared memory (/dev/shm)" if "shared memory" in str(error) else "memory"
+        raise DataError(
+            f"a process that reads data {how}, most often for want of {want}: lower data.num_workers, and start the "
+            "same command with this run_dir again, which goes on from its last checkpoint"
+        ) from error

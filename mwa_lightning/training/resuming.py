@@ -1,0 +1,86 @@
+"""Where a run goes on: at its own last checkpoint, at one that was asked for, or nowhere, and then it begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mwa_lightning.errors import CheckpointError, ConfigError
+from mwa_lightning.training.checkpointing import CheckpointFiles, check_keys
+from mwa_lightning.training.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+def check_resume(config: DictConfig, run: RunDirectory) -> bool:
+    """Whether the directory holds an earlier start of this run; before anything is read or written.
+
+    Raises ConfigError if it holds something else, if it holds a run and `resume` is `never`, or if that run began
+    elsewhere than `resume` says; CheckpointError if there is no such checkpoint.
+    """
+    started = run.check(config)
+    origin = origin_of(config)
+    if started and config.resume == "never":
+        raise ConfigError(
+            f"run_dir={run.path}: holds a run, and resume=never: choose another, or resume=auto to go on with it"
+        )
+    if origin is not None and not origin.is_file():
+        raise CheckpointError(f"resume={origin}: there is no such file; give a checkpoint of a run, auto or never")
+    if origin is not None and is_foreign(origin, run.checkpoints):
+        home = RunDirectory(origin.parent.parent)
+        if home.config.is_file():
+            changed = home.other_settings(config)  # the checkpoint itself has none
+            if changed:
+                raise ConfigError(f"resume={origin}: its run has other settings: {changed}; go on with the same")
+        else:
+            log.warning("resume=%s: no config.yaml of its run is there to compare the settings with", origin)
+    if started:
+        began = origin_of(run.read_config())
+        if origin is not None and is_foreign(origin, run.checkpoints) and origin != began:
+            raise ConfigError(
+                f"run_dir={run.path}: holds a run that did not begin at resume={origin}: choose another run_dir, or "
+                "resume=auto to go on with it"
+            )
+        if origin is None and began is not None and not any(run.checkpoints.glob("*.ckpt")):
+            raise ConfigError(
+                f"run_dir={run.path}: holds a run that began at {began} and has no checkpoint of its own yet: give "
+                f"resume={began} again"
+            )
+    return started
+
+
+def check_origin(config: DictConfig, trained: Iterable[str]) -> None:
+    """Raise CheckpointError unless the file that `resume` names, if any, is whole and of what trains here."""
+    path = origin_of(config)
+    if path is not None:
+        check_keys(CheckpointFiles(path.parent).load_checkpoint(path)["state_dict"], trained, origin=path)
+
+
+def find_checkpoint(config: DictConfig, files: CheckpointFiles, trained: Iterable[str]) -> Path | None:
+    """The checkpoint to go on from, whole and of the tensors that train here; None for a run that begins.
+
+    A file in the run's own directory is taken whatever came after it; one from elsewhere is where a run begins,
+    which goes on from its own checkpoints as soon as it has some.
+
+    Raises CheckpointError if the checkpoints that there are cannot be used.
+    """
+    path = origin_of(config)
+    if path is None or is_foreign(path, files.directory):
+        path = files.latest() or path
+    if path is not None:
+        check_keys(files.load_checkpoint(path)["state_dict"], trained, origin=path)
+    return path
+
+
+def origin_of(config: DictConfig) -> Path | None:
+    """The checkpoint that `resume` names, if it names one."""
+    resume = config.get("resume", "auto")
+    return None if resume in ("auto", "never") else Path(resume)
+
+
+def is_foreign(path: Path, checkpoints: Path) -> bool:
+    """Whether a checkpoint is none of the run's own."""
+    return path.parent.resolve() != checkpoints.resolve()

@@ -1,0 +1,157 @@
+"""A disk of data that goes, a loader's worker that is killed, a loss that is not finite."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mwa_lightning.tasks.retrieval import RetrievalTask
+
+Train = Callable[..., int]
+Happen = Callable[..., Any]
+AGAIN = "start the same command with this run_dir again, which goes on from its last checkpoint"
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("options", [(), ("data.num_workers=1", "data.max_bad_images=5")])
+def test_lost_data__ends_at_once_and_goes_on_when_it_is_back(
+    options: tuple[str, ...],
+    data_root: Path,
+    tmp_path: Path,
+    whole: Path,
+    tiny_command: list[str],
+    train: Train,
+    happening: Happen,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Pictures may be bad, but none is replaced because all are gone: the run would be another one."""
+    root, run = tmp_path / "pictures", tmp_path / "run"
+    shutil.copytree(data_root, root)
+    options = (*options, f"data.root={root}", f"run_dir={run}")
+    with happening("epoch 2: training", lambda: root.rename(tmp_path / "elsewhere")):
+        assert train(*options) == 2
+    line = only_line(capsys)
+    assert f"the data at {root / 'dataset.json'} has gone while it was used (No such file or directory)" in line
+    assert AGAIN in line
+    assert "replaced" not in (run / "train.log").read_text()
+    (tmp_path / "elsewhere").rename(root)
+    if len(options) == 2:
+        assert train(*options) == 0
+        assert left_by(run) == left_by(whole)
+
+
+def test_lost_data__a_mount_that_leaves_an_empty_folder(
+    data_root: Path,
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    happening: Happen,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, run = tmp_path / "mounted", tmp_path / "run"
+    root.mkdir()
+    mount = ["mount", "--bind", str(data_root), str(root)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting needs root")
+    unmount = ["umount", "--lazy", str(root)]
+    with happening("epoch 1: validation", lambda: subprocess.run(unmount, check=True)):
+        assert train(f"data.root={root}", f"run_dir={run}") == 2
+    assert f"the data at {root / 'dataset.json'} has gone" in only_line(capsys)
+    subprocess.run(mount, check=True)
+    try:
+        assert train(f"data.root={root}", f"run_dir={run}") == 0
+    finally:
+        subprocess.run(unmount, check=True)
+    assert left_by(run) == left_by(whole)
+
+
+def test_dead_worker__one_line_and_the_run_goes_on(
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    happening: Happen,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+
+    def kill_one() -> None:
+        worker = multiprocessing.active_children()[0]
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+
+    with happening("epoch 2: training", kill_one):
+        assert train("data.num_workers=1", f"run_dir={run}") == 2
+    line = only_line(capsys)
+    assert "a process that reads data was ended by a signal (Killed), most often for want of memory" in line
+    assert AGAIN in line
+    assert train("data.num_workers=0", f"run_dir={run}") == 0
+    assert left_by(run) == left_by(whole)
+
+
+@pytest.fixture
+def bad_step(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The loss of step 4 is not a number."""
+    step = RetrievalTask.training_step
+
+    def poisoned(self: RetrievalTask, *arguments: Any) -> Tensor:
+        loss: Any = step(self, *arguments)
+        return loss * float("nan") if self.trainer.global_step == 4 else loss
+
+    monkeypatch.setattr(RetrievalTask, "training_step", poisoned)
+    return monkeypatch
+
+
+def test_nan__stops_and_names_step_tensor_and_samples(
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    bad_step: pytest.MonkeyPatch,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The checkpoint is from before: without what was wrong, the run ends as if it had not been."""
+    run = tmp_path / "run"
+    assert train(f"run_dir={run}") == 2
+    line = only_line(capsys)
+    assert line.startswith("mwa-train: error: step 4: the loss is not finite; samples: train_")
+    assert "training.nonfinite=skip" in line
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+    bad_step.undo()
+    assert train(f"run_dir={run}") == 0
+    assert left_by(run) == left_by(whole)
+
+
+def test_nan__is_skipped_counted_and_named_where_asked(
+    tmp_path: Path, whole: Path, train: Train, bad_step: pytest.MonkeyPatch, left_by: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    assert train(f"run_dir={run}", "training.nonfinite=skip") == 0
+    log = (run / "train.log").read_text()
+    assert log.count("WARNING step 4: the loss is not finite; samples: train_") == 1
+    assert "Step skipped (1 so far)" in log
+    with (run / "metrics.csv").open() as file:
+        skipped = {float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/skipped_steps"}
+    assert skipped == {1.0}
+    assert all(tensor.isfinite().all() for tensor in load_file(run / "adapter.safetensors").values())
+    assert left_by(run)[0] != left_by(whole)[0]

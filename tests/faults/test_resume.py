@@ -1,0 +1,239 @@
+"""`resume=auto`, `never` and a file, and checkpoints that were cut short, through the command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mwa_lightning.training.checkpointing import BEST, LAST, PREVIOUS, CheckpointFiles
+
+Train = Callable[..., int]
+
+
+class Stopped(BaseException):
+    """Stands for the end of a process."""
+
+
+def stop() -> None:
+    raise Stopped
+
+
+@pytest.fixture
+def stopped(train: Train, happening: Callable[..., Any], tmp_path: Path) -> Path:
+    """A run that ended in its second epoch, after the checkpoint of step 4; that of step 3 is the previous one."""
+    run = tmp_path / "run"
+    with pytest.raises(Stopped), happening("writing last.ckpt of step 6", stop):
+        train(f"run_dir={run}")
+    assert {path.name for path in (run / "checkpoints").glob("*.ckpt")} == {LAST, PREVIOUS, BEST}
+    return run
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_auto__goes_on_from_another_directory_by_a_relative_path(
+    stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stopped.parent)
+    assert train("run_dir=run") == 0
+    assert f"going on from {stopped / 'checkpoints' / LAST}" in (stopped / "train.log").read_text()
+    assert left_by(stopped) == left_by(whole)
+
+
+def test_pain_10__checkpoints_hold_what_trains_and_resume_exactly(
+    stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any]
+) -> None:
+    state = torch.load(stopped / "checkpoints" / LAST, weights_only=True)
+    assert not any(name.startswith("model.backbone.") for name in state["state_dict"])
+    assert len(state["optimizer_states"][0]["state"]) == len(state["state_dict"])
+    assert train(f"run_dir={stopped}") == 0
+    assert left_by(stopped) == left_by(whole)
+    ends = [
+        CheckpointFiles(run / "checkpoints").load_checkpoint(run / "checkpoints" / LAST) for run in (stopped, whole)
+    ]
+    for name, tensor in ends[0]["state_dict"].items():
+        assert torch.equal(tensor, ends[1]["state_dict"][name]), name
+    for key, moments in ends[0]["optimizer_states"][0]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, ends[1]["optimizer_states"][0]["state"][key][name]), (key, name)
+
+
+def test_never__refuses_a_run_and_takes_an_empty_directory(
+    stopped: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(stopped)
+    capsys.readouterr()
+    assert train(f"run_dir={stopped}", "resume=never") == 2
+    assert only_line(capsys) == (
+        f"mwa-train: error: run_dir={stopped}: holds a run, and resume=never: choose another, or resume=auto to go on "
+        "with it"
+    )
+    assert files_of(stopped) == before
+    (tmp_path / "empty").mkdir()
+    assert train(f"run_dir={tmp_path / 'empty'}", "resume=never", "trainer.max_steps=1") == 0
+
+
+def test_auto__a_run_killed_before_its_first_file(
+    train: Train, whole: Path, tmp_path: Path, left_by: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / ".config.yaml.4711").write_text("half")
+    (run / "checkpoints" / ".last.ckpt.4711").write_text("half")
+    assert train(f"run_dir={run}") == 0
+    assert left_by(run) == left_by(whole)
+    assert not [path for path in run.rglob(".*") if path.is_file()]
+
+
+def test_file__of_its_own_directory_goes_back_to_it(
+    stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any]
+) -> None:
+    assert train(f"run_dir={stopped}", f"resume={stopped / 'checkpoints' / PREVIOUS}") == 0
+    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert left_by(stopped) == left_by(whole)
+
+
+def test_file__of_another_directory_begins_a_run(
+    stopped: Path,
+    whole: Path,
+    train: Train,
+    tmp_path: Path,
+    left_by: Callable[..., Any],
+    happening: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second start of the new run, by the same command, goes on from its own checkpoint."""
+    before = files_of(stopped)
+    origin, new = stopped / "checkpoints" / PREVIOUS, tmp_path / "new"
+    arguments = (f"run_dir={new}", f"resume={os.path.relpath(origin)}")
+    with pytest.raises(Stopped), happening("writing last.ckpt of step 8", stop):
+        train(*arguments)
+    capsys.readouterr()
+    assert train(f"run_dir={new}", f"resume={stopped / 'checkpoints' / LAST}") == 2
+    assert "holds a run that did not begin at" in only_line(capsys)
+    assert train(*arguments) == 0
+    log = (new / "train.log").read_text()
+    assert log.index(f"going on from {origin}") < log.index(f"going on from {new / 'checkpoints' / LAST}")
+    weights, figures, rows = left_by(new)
+    expected = left_by(whole)
+    assert weights == expected[0]
+    assert figures == expected[1]
+    assert rows == [row for row in expected[2] if int(row["step"]) >= 3]
+    assert files_of(stopped) == before
+
+
+def test_file__without_the_best_weights_says_so(stopped: Path, train: Train, tmp_path: Path) -> None:
+    """The checkpoint of step 4 lies in the second epoch; the best so far was the first."""
+    new = tmp_path / "new"
+    assert train(f"run_dir={new}", f"resume={stopped / 'checkpoints' / LAST}") == 0
+    assert "does not hold the weights of the best epoch so far, 1:" in (new / "train.log").read_text()
+    assert (new / "adapter.safetensors").is_file()
+
+
+def test_file__of_a_finished_run(whole: Path, train: Train, tmp_path: Path, left_by: Callable[..., Any]) -> None:
+    """Nothing is left to train: what it holds is evaluated."""
+    assert train(f"run_dir={tmp_path / 'new'}", f"resume={whole / 'checkpoints' / LAST}") == 0
+    assert (tmp_path / "new" / "adapter.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), (), "cut short or changed"),
+        (lambda path: path.unlink(), (), "there is no such file"),
+        (lambda path: None, ("adapter=head_only",), "its run has other settings: adapter"),
+        (
+            lambda path: (path.parent.parent / "config.yaml").unlink(),
+            ("adapter=full",),
+            "does not fit what trains here",
+        ),
+        (lambda path: None, ("optim.lr=1e-5",), "optim.lr=1e-05 (there: 0.001)"),
+    ],
+)
+def test_file__that_does_not_fit(
+    damage: Callable[[Path], Any],
+    arguments: tuple[str, ...],
+    message: str,
+    stopped: Path,
+    tiny_run: list[str],
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    origin = stopped / "checkpoints" / LAST
+    damage(origin)
+    capsys.readouterr()
+    if arguments and arguments[0].startswith("adapter="):
+        from mwa_lightning.cli import train as command
+
+        options = ("trainer.max_epochs=3", "training.checkpoint_every_n_steps=2", "callbacks.progress_bar=false")
+        code = command.main([*tiny_run, *options, *arguments, f"run_dir={tmp_path / 'new'}", f"resume={origin}"])
+    else:
+        code = train(f"run_dir={tmp_path / 'new'}", f"resume={origin}", *arguments)
+    assert code == 2
+    assert message in only_line(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(b""), flip]
+)
+def test_auto__cut_short_and_the_one_before_is_used(
+    damage: Callable[[Path], Any],
+    stopped: Path,
+    whole: Path,
+    train: Train,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    last = stopped / "checkpoints" / LAST
+    damage(last)
+    assert train(f"run_dir={stopped}") == 0
+    assert f"warning: {last} is cut short or changed; using the checkpoint before it" in capsys.readouterr().out
+    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert left_by(stopped) == left_by(whole)
+
+
+def test_auto__last_and_previous_broken_and_the_best_is_used(
+    stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any]
+) -> None:
+    for name in (LAST, PREVIOUS):
+        flip(stopped / "checkpoints" / name)
+    assert train(f"run_dir={stopped}") == 0
+    assert f"going on from {stopped / 'checkpoints' / BEST}" in (stopped / "train.log").read_text()
+    assert left_by(stopped) == left_by(whole)
+
+
+def test_auto__no_checkpoint_whole_is_an_error_and_nothing_is_lost(
+    stopped: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (LAST, PREVIOUS, BEST):
+        flip(stopped / "checkpoints" / name)
+    before = files_of(stopped)
+    capsys.readouterr()
+    assert train(f"run_dir={stopped}") == 2
+    assert only_line(capsys) == (
+        f"mwa-train: error: {stopped / 'checkpoints'}: no checkpoint is whole, last.ckpt, previous.ckpt, best.ckpt are "
+        "cut short or changed (not as in sha256.txt): put whole ones back, or start anew with another run_dir"
+    )
+    after = files_of(stopped)
+    assert {path for path in before if before[path] != after[path]} == {stopped / "train.log"}
+    shutil.rmtree(stopped)
