@@ -78,7 +78,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(data_root: Path, tokenizer_file: Path) -> list[str]:
-    """What `mwa-train` is given for two layers of width 16, 8 captions a batch, three steps an epoch; but for run_dir."""
+    """For `mwa-train`, but for run_dir: two layers of width 16, 8 captions a batch, three steps an epoch."""
     import sentencepiece
 
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file)).get_piece_size()

@@ -32,6 +32,6 @@ class Storage:
         except OSError as error:
             gone, reason = Path(error.filename), str(error.strerror)
         return (
-            f"the data at {gone} has gone while it was used ({reason}): bring its disk back, and start the same command "
-            "with this run_dir again, which goes on from its last checkpoint"
+            f"the data at {gone} has gone while it was used ({reason}): bring its disk back, and start the same "
+            "command with this run_dir again, which goes on from its last checkpoint"
         )

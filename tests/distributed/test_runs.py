@@ -95,7 +95,7 @@ def test_train__other_methods(method: str, train_two: Train, train_one: Train, t
 
 
 @pytest.mark.slow
-def test_eval__two_processes(train_one: Train, tmp_path: Path) -> None:
+def test_pain_17__two_processes_evaluate_no_sample_twice(train_one: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train_one(f"run_dir={run}", "save_predictions=true") == 0
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")

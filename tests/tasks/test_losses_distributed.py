@@ -129,7 +129,7 @@ def process(rank: int, processes: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_contrastive_loss__gradients_of_several_processes(processes: int, tmp_path: Path) -> None:
+def test_pain_12__gradients_of_several_processes_are_those_of_one(processes: int, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     commands = [[sys.executable, __file__, str(rank), str(processes), str(tmp_path)] for rank in range(processes)]
     running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]

@@ -97,7 +97,14 @@ def test_model_step__is_the_loss_of_the_embeddings(make_model: MakeModel) -> Non
     assert task.model_step(batch) < expected
 
 
-def test_fit__bounds_the_scale_and_leaves_frozen_modules_in_eval(make_model: MakeModel) -> None:
+def test_pain_18__frozen_modules_stay_in_eval_after_a_validation(make_model: MakeModel) -> None:
+    watch = Watch()
+    trainer = make_trainer(max_epochs=2, callbacks=[watch])
+    trainer.fit(make_task(make_model), loader(train_batches(2)), [loader(each) for each in evaluation_batches(3)])
+    assert watch.modes == [False] * 4
+
+
+def test_fit__bounds_the_scale(make_model: MakeModel) -> None:
     task = make_task(make_model, logit_scale_max=20.0)
     with torch.no_grad():
         task.model.heads.logit_scale.fill_(4.0)
@@ -105,7 +112,6 @@ def test_fit__bounds_the_scale_and_leaves_frozen_modules_in_eval(make_model: Mak
     trainer = make_trainer(max_epochs=2, callbacks=[watch])
     trainer.fit(task, loader(train_batches(2)), [loader(batches) for batches in evaluation_batches(3)])
     assert max(watch.scales) <= math.log(20.0) + 1e-6
-    assert watch.modes == [False] * 4
     assert {
         "train/loss",
         "train/logit_scale",

@@ -1,0 +1,47 @@
+"""The global batch stays, whatever the number of processes."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mwa_lightning.data.global_batch import kept_global_batch
+from mwa_lightning.errors import ConfigError
+
+SAVED = {"sampler": {"batch_size": 16}, "batch_size": 8, "processes": 2}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "said"),
+    [
+        (8, 2, ""),
+        (8, 1, "1 process now, 2 before: the global batch stays 16, 16 samples a process"),
+        (16, 1, "1 process now, 2 before: the global batch stays 16, 16 samples a process"),
+        (8, 3, "3 processes now, 2 before: the global batch stays 16, 5 or 6 samples a process"),
+        (4, 4, "4 processes now, 2 before: the global batch stays 16, 4 samples a process"),
+    ],
+)
+def test_kept__and_what_changes_is_said(
+    batch_size: int, processes: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="mwa_lightning"):
+        assert kept_global_batch(SAVED, batch_size=batch_size, processes=processes) == 16
+    assert [record.message.split(";")[0] for record in caplog.records] == [said] * bool(said)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "message"),
+    [
+        (
+            6,
+            2,
+            "data.batch_size=6 on 2 processes makes a global batch of 12, the run has one of 16: set data.batch_size=8,",
+        ),
+        (6, 3, "data.batch_size=6 on 3 processes makes a global batch of 18, the run has one of 16: leave "),
+    ],
+)
+def test_kept__another_batch_is_refused(batch_size: int, processes: int, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kept_global_batch(SAVED, batch_size=batch_size, processes=processes)
+    assert f"data.batch_size=6 on {processes} processes makes {message}" in str(caught.value)
