@@ -33,12 +33,8 @@ def test_kept__and_what_changes_is_said(
 @pytest.mark.parametrize(
     ("batch_size", "processes", "message"),
     [
-        (
-            6,
-            2,
-            "data.batch_size=6 on 2 processes makes a global batch of 12, the run has one of 16: set data.batch_size=8,",
-        ),
-        (6, 3, "data.batch_size=6 on 3 processes makes a global batch of 18, the run has one of 16: leave "),
+        (6, 2, "a global batch of 12, the run has one of 16: set data.batch_size=8, or leave data.batch_size=8 as"),
+        (6, 3, "a global batch of 18, the run has one of 16: leave data.batch_size=8 as it was"),
     ],
 )
 def test_kept__another_batch_is_refused(batch_size: int, processes: int, message: str) -> None:
