@@ -22,9 +22,9 @@ def dead_workers_named() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith(_BEGINNING):
             raise
-        signal = re.search(r"by signal: ([\w ]+)", str(error))
+        signal = re.search(r"by signal: ([\w ]+)", f"{error} {error.__cause__}")
         how = f"was ended by a signal ({signal[1]})" if signal else "ended unexpectedly"
-        want = "shared memory (/dev/shm)" if "shared memory" in str(error) else "memory"
+        want = "shared memory (/dev/shm)" if "shared memory" in f"{error} {error.__cause__}" else "memory"
         raise DataError(
             f"a process that reads data {how}, most often for want of {want}: lower data.num_workers, and start the "
             "same command with this run_dir again, which goes on from its last checkpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,7 +102,8 @@ def test_dead_worker__one_line_and_the_run_goes_on(
     with happening("epoch 2: training", kill_one):
         assert train("data.num_workers=1", f"run_dir={run}") == 2
     line = only_line(capsys)
-    assert "a process that reads data was ended by a signal (Killed), most often for want of memory" in line
+    # Torch does not always learn how it ended.
+    assert re.search(r"error: a process that reads data (was ended by a signal \(Killed\)|ended unexpectedly), ", line)
     assert AGAIN in line
     assert train("data.num_workers=0", f"run_dir={run}") == 0
     assert left_by(run) == left_by(whole)
@@ -154,4 +156,4 @@ def test_nan__is_skipped_counted_and_named_where_asked(
         skipped = {float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/skipped_steps"}
     assert skipped == {1.0}
     assert all(tensor.isfinite().all() for tensor in load_file(run / "adapter.safetensors").values())
-    assert left_by(run)[0] != left_by(whole)[0]
+    assert left_by(run).last != left_by(whole).last

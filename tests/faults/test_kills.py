@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 EPOCH, SAVE, VALIDATION = "epoch", "save", "validation"
 # Where a phase begins.
@@ -34,6 +33,8 @@ OPTIONS = (
     "adapter.mid_dim=4",
     "adapter.enhancer_dim=4",
     "adapter.dropout=0.1",
+    "optim.lr=1e-2",
+    "optim.warmup_epochs=0",
     "data.batch_size=2",  # twelve steps an epoch
     "data.eval_batch_size=1",
     "data.randaugment=true",
@@ -146,9 +147,9 @@ def test_killed_at_random_moments__same_bytes_and_figures(
 ) -> None:
     arguments = [*tiny_run, *OPTIONS]
     whole = tmp_path / "whole"
-    script = Path(sys.executable).with_name("mwa-train")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([script, *arguments, f"run_dir={whole}"], check=True, env=environment, capture_output=True)
+    output = tmp_path / "output.txt"
+    server.start([*arguments, f"run_dir={whole}"], output)
+    assert server.wait() == 0, output.read_text()
     seconds = durations(lines_of(whole / "train.log"))
 
     draw = random.Random(20)
@@ -167,7 +168,7 @@ def test_killed_at_random_moments__same_bytes_and_figures(
         begin = log.stat().st_size if log.is_file() else 0
         # The number of loaders' workers may change from start to start.
         start = [*arguments, f"run_dir={run}", f"data.num_workers={draw.choice((0, 0, 0, 2))}"]
-        server.start(start, tmp_path / "output.txt")
+        server.start(start, output)
         reached = target == "any" or wait_for(MARKS[target], log, begin, server)
         if reached:
             time.sleep(draw.uniform(0, seconds[target]))
@@ -179,21 +180,19 @@ def test_killed_at_random_moments__same_bytes_and_figures(
             assert os.WTERMSIG(status) == signal.SIGKILL
             landed[phase_of(lines_of(log, begin))] += 1
         else:
-            assert os.WEXITSTATUS(status) == 0, (tmp_path / "output.txt").read_text()
+            assert os.WEXITSTATUS(status) == 0, output.read_text()
             finished.append(run)
             runs.append(tmp_path / f"run_{len(runs) + 1}")
     print(dict(landed), f"in {len(runs)} runs")
     assert landed.total() >= KILLS
     assert min(landed[name] for name in MARKS) >= LEAST, landed
 
-    if runs[-1].exists():  # ends as users would end it
-        last = [script, *arguments, f"run_dir={runs[-1]}"]
-        subprocess.run(last, check=True, env=environment, capture_output=True)
+    if runs[-1].exists():  # ends as users would end it, in a process that imports everything itself
+        command = [Path(sys.executable).with_name("mwa-train"), *arguments, f"run_dir={runs[-1]}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
         finished.append(runs[-1])
     expected = left_by(whole)
-    reference = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for run in finished:
         assert left_by(run) == expected, run
-        state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        assert all(torch.equal(tensor, reference[name]) for name, tensor in state.items()), run
         assert not [path for path in run.rglob(".*") if path.is_file()], run

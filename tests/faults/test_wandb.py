@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ Train = Callable[..., int]
 
 
 @pytest.fixture
-def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """W&B is looked for at a port of this machine where nothing listens."""
+    import wandb
+
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
@@ -22,6 +24,9 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb.teardown()  # it remembers who was logged in
+    yield
+    wandb.teardown()
 
 
 @pytest.mark.slow
