@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _path(value: Any) -> str:
 
 def _resume(value: Any) -> str:
     text = _text(value)
-    return text if text in ("auto", "never") else _path(text)
+    # Without "..", so that the same file has the same name from any directory.
+    return text if text in ("auto", "never") else os.path.normpath(_path(text))
 
 
 def _weights(value: Any) -> str:

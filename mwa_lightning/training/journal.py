@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -12,11 +13,18 @@ log = logging.getLogger(__name__)
 
 
 class Journal(pl.Callback):
-    """Notes when training and validation begin and end; checkpoints note themselves."""
+    """Notes where training and validation begin; checkpoints note themselves."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch begins, or goes on."""
-        log.info("epoch %d: training from step %d", trainer.current_epoch + 1, trainer.global_step, extra=FILE_ONLY)
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """An epoch begins, or goes on in its middle, where Lightning has no other hook."""
+        if self._epoch != trainer.current_epoch:
+            self._epoch = trainer.current_epoch
+            log.info("epoch %d: training from step %d", self._epoch + 1, trainer.global_step, extra=FILE_ONLY)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Its validation begins."""

@@ -13,7 +13,13 @@ import sys
 import traceback
 
 # What a start of `mwa-train` would import on its way.
-MODULES = ("mwa_lightning.cli.train", "mwa_lightning.cli.consistency", "mwa_lightning.training.fit", "sentencepiece")
+MODULES = (
+    "mwa_lightning.cli.train",
+    "mwa_lightning.cli.consistency",
+    "mwa_lightning.training.fit",
+    "sentencepiece",
+    "torch._dynamo",  # with the first step of an optimizer
+)
 
 
 def child(arguments: list[str], output: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -130,10 +131,13 @@ def test_file__without_the_best_weights_says_so(stopped: Path, train: Train, tmp
     assert (new / "adapter.safetensors").is_file()
 
 
-def test_file__of_a_finished_run(whole: Path, train: Train, tmp_path: Path, left_by: Callable[..., Any]) -> None:
+def test_file__of_a_finished_run(whole: Path, train: Train, tmp_path: Path) -> None:
     """Nothing is left to train: what it holds is evaluated."""
     assert train(f"run_dir={tmp_path / 'new'}", f"resume={whole / 'checkpoints' / LAST}") == 0
-    assert (tmp_path / "new" / "adapter.safetensors").is_file()
+    ours, expected = tmp_path / "new" / "adapter.safetensors", whole / "adapter.safetensors"
+    assert ours.read_bytes() == expected.read_bytes()
+    figures = [json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "new", whole)]
+    assert {name for name in figures[0] if figures[0][name] != figures[1][name]} <= {"time/fit_s", "time/step_s"}
 
 
 @pytest.mark.parametrize(
