@@ -20,6 +20,7 @@ from mwa_lightning.tasks.retrieval import RetrievalTask
 from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
+from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.processes import processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory, choose
@@ -63,7 +64,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         task = make_task(config, model)  # refuses what does not fit before anything is written
         run.create(checkpoints=False)
         run.write_config(config)
-        with run.logging():
+        with run.logging(), dead_workers_named():
             figures = evaluate_model(
                 config,
                 model,
