@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from mwa_lightning.errors import StorageError
 from mwa_lightning.tensor_files import write_tensors
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([True, False])}
@@ -40,7 +41,7 @@ def test_write_tensors__leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"file\.safetensors cannot be written \(disk full\)"):
         write_tensors(path, TENSORS, metadata=METADATA)
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
