@@ -43,8 +43,8 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(reason, OSError):
             raise
         raise StorageError(
-            f"{path} cannot be written ({reason.strerror or reason}). What was saved before is whole: mend that, and start the "
-            "same command with this run_dir again"
+            f"{path} cannot be written ({reason.strerror or reason}). What was saved before is whole: mend that, and "
+            "start the same command with this run_dir again"
         ) from error
 
 
