@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200), "grey": (120, 120, 120)}
+SIZES = {"train": 12, "val": 6, "test": 6}
+PIECES = 40
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,3 +34,72 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures of one colour with two captions each, in the layout of Karpathy's data sets."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    draw = random.Random(0)
+    images = []
+    for split, count in SIZES.items():
+        for number in range(count):
+            name, rgb = draw.choice(list(COLOURS.items()))
+            file = f"{split}_{number}.jpg"
+            shade = tuple(min(255, value + draw.randrange(40)) for value in rgb)
+            Image.new("RGB", (24, 20), shade).save(root / file)
+            sentences = [{"raw": f"a {name} picture"}, {"raw": f"picture number {number} is {name}"}]
+            images.append({"filename": file, "split": split, "sentences": sentences})
+    (root / "dataset.json").write_text(json.dumps({"images": images}))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentencepiece model of 40 pieces."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ["a", "picture", "number", "is", *COLOURS, *(str(number) for number in range(20))]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(words)] * 20),
+        model_prefix=str(folder / "tiny"),
+        vocab_size=PIECES,
+        hard_vocab_limit=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        minloglevel=2,
+    )
+    return folder / "tiny.model"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(data_root: Path, tokenizer_file: Path) -> list[str]:
+    """What `mwa-train` is given for two layers of width 16, 8 captions a batch, three steps an epoch."""
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file)).get_piece_size()
+    return [
+        "backbone.width=16",
+        "backbone.depth=2",
+        "backbone.heads=2",
+        "backbone.ffn_width=32",
+        "backbone.image_size=16",
+        "backbone.patch_size=8",
+        "backbone.text_positions=66",
+        "backbone.checkpoint=random",
+        f"backbone.tokenizer={tokenizer_file}",
+        f"backbone.vocabulary_size={pieces + 2}",
+        "backbone.max_text_length=16",
+        "data=karpathy",
+        f"data.root={data_root}",
+        "data.batch_size=8",
+        "data.eval_batch_size=5",
+        "data.num_workers=0",
+        "data.exif=false",
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1",
+    ]

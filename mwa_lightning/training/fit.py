@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, Stopped
 from mwa_lightning.report.tables import closing_table, parts_table
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
@@ -45,39 +45,47 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
+from mwa_lightning.training.signals import Signals
+from mwa_lightning.training.slurm import batch_job
+from mwa_lightning.training.stopping import StopAgreement, stopping
 
 log = logging.getLogger(__name__)
 
 
-def fit(config: DictConfig) -> dict[str, float]:
+def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     """Train, evaluate the best epoch, leave a complete run directory; returns what `metrics.json` holds.
 
     Everything that can be wrong with configuration, files and data is found before the run directory is made.
     A directory that holds an earlier start of the same run is continued from its last checkpoint.
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
-    cannot go on.
+    cannot go on, Stopped if one of the `signals` came.
     """
+    signals = signals or Signals()
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
+        config = processes.agree_on_config()
         check_device(config)
         check_trainer_keys(config)
-        path = processes.agree_on(choose(config, name=config.name or "run"))
+        path = processes.agree_on(choose(config, name=config.name or "run", job=batch_job()))
         run = RunDirectory(path, writes=processes.first)
-        started = processes.first and run.check(config)
-        tokenizer = build_tokenizer(config)
-        data = make_data(config, tokenizer, processes, stages=("fit", "test"))
-        backbone, heads = build_backbone(config, statement_shape(data))
-        model = attach(config, backbone, heads, start=True)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
-        check_saving(config, model.adapter)
-        task = make_task(config, model, configure=_configure(config))
-        run.create()
-        if not started:
-            run.write_config(config)
-        with run.logging():
-            log.info("run directory: %s", run.path)
-            return _run(config, task, data, run, processes)
+        with stopping(config, signals, processes, run):
+            started = processes.first and run.check(config)
+            tokenizer = build_tokenizer(config)
+            data = make_data(config, tokenizer, processes, stages=("fit", "test"))
+            signals.check("before the first step")
+            backbone, heads = build_backbone(config, statement_shape(data))
+            model = attach(config, backbone, heads, start=True)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
+            check_saving(config, model.adapter)
+            task = make_task(config, model, configure=_configure(config))
+            signals.check("before the first step")
+            run.create()
+            if not started:
+                run.write_config(config)
+            with run.logging():
+                log.info("run directory: %s", run.path)
+                return _run(config, task, data, run, processes, StopAgreement(signals))
 
 
 def _run(
@@ -86,19 +94,20 @@ def _run(
     data: SplitDataModule[Any],
     run: RunDirectory,
     processes: Processes,
+    stop: StopAgreement,
 ) -> dict[str, float]:
     """The part of a run that writes."""
     model: AdaptedModel = task.model
     earlier = run.read_metrics()
     figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
     if config.training.zero_shot and not figures:
-        figures = _zero_shot(config, data, run, processes)
+        figures = _zero_shot(config, data, run, processes, stop)
         run.write_metrics(figures)
     figures |= parameter_figures(model)
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
-    keeper = _train(config, task, data, run, processes, pace)
+    keeper = _train(config, task, data, run, processes, pace, stop)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(
@@ -110,6 +119,7 @@ def _run(
         prefix=config.split,
         predictions=config.save_predictions,
         coordinator=config.save_coordinator,
+        callbacks=[stop],
     )
     figures |= keeper.best_figures
     figures["time/fit_s"] = keeper.seconds
@@ -125,14 +135,14 @@ def _run(
 
 
 def _zero_shot(
-    config: DictConfig, data: SplitDataModule[Any], run: RunDirectory, processes: Processes
+    config: DictConfig, data: SplitDataModule[Any], run: RunDirectory, processes: Processes, stop: StopAgreement
 ) -> dict[str, float]:
     """The figures of backbone and heads as they were read, without the adapter."""
     log.info("zero-shot evaluation on the %s split", config.split)
     plain, heads = build_backbone(config)
     assert isinstance(heads, EmbeddingHeads), "the command line refuses zero-shot for other tasks"
     untouched = RetrievalModel(backbone=plain, adapter=NoAdapter(), heads=heads)
-    return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot")
+    return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot", callbacks=[stop])
 
 
 def _train(
@@ -142,6 +152,7 @@ def _train(
     run: RunDirectory,
     processes: Processes,
     pace: Pace,
+    stop: StopAgreement,
 ) -> RunKeeper:
     """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
     model: AdaptedModel = task.model
@@ -157,6 +168,7 @@ def _train(
         metadata=adapter_metadata(config, model),
         every_n_steps=config.training.checkpoint_every_n_steps,
         patience=config.callbacks.early_stopping_patience,
+        stop=stop,
     )
     bar = bool(config.callbacks.progress_bar) and sys.stdout.isatty()
     trainer = make_trainer(
@@ -182,7 +194,11 @@ def _train(
         _log_settings(loggers, config)
     else:
         log.info("going on from %s", checkpoint)
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    except Stopped:
+        close(loggers, stopped=True)
+        raise
     close(loggers)
     return keeper
 
@@ -196,6 +212,7 @@ def _callbacks(
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),
         pace,
+        keeper.stop,
         CoordinatorFigures(picture=keeper.run.coordinator_picture),
     ]
     if config.training.ema_decay is not None:

@@ -13,8 +13,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, Stopped
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.training.signals import held_back
 
 COLUMNS = ("step", "epoch", "name", "value")
 
@@ -90,12 +91,18 @@ def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     return loggers
 
 
-def close(loggers: Sequence[Logger]) -> None:
-    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it."""
+def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
+    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it.
+
+    A run that was `stopped` by a signal W&B shows as pre-empted, until it goes on.
+    """
     for logger in loggers:
-        logger.finalize("success")
+        if not stopped:
+            logger.finalize("success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            if stopped:
+                logger.experiment.mark_preempting()
+            logger.experiment.finish(exit_code=Stopped.exit_code if stopped else 0)
 
 
 def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
@@ -105,7 +112,7 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
         identity.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(identity, secrets.token_hex(4).encode())
     try:
-        return WandbLogger(
+        logger = WandbLogger(
             name=run.path.name,
             save_dir=run.path,
             id=identity.read_text() if run.writes else None,
@@ -114,6 +121,11 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
             mode=config.logger.mode,
             resume="allow",
         )
+        if run.writes:
+            # Starts W&B's own process, deaf to signals that SLURM sends to all: the run ends it after it has saved.
+            with held_back():
+                _ = logger.experiment
+        return logger
     except ModuleNotFoundError as error:
         raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
 

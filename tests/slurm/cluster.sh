@@ -36,6 +36,8 @@ ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$controller_port
 SlurmdPort=$daemon_port
+# Ports of runs come from job numbers, which two clusters of one machine must not share.
+FirstJobId=$controller_port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -93,12 +95,10 @@ start() {
   fail "the node did not come up within a minute; see the ends of the logs above"
 }
 
-jobs_left() { # what belongs to jobs of this cluster: a job may ignore a signal for long, and SLURM waits for it
+jobs_left() { # processes of this cluster's jobs: a job may ignore a signal for long, and SLURM waits for it
   local environment
-  for environment in /proc/[0-9]*/environ; do
-    if tr '\0' '\n' <"$environment" 2>/dev/null | grep -qxF "SLURM_CONF=$SLURM_CONF" &&
-      { [ "$(cat "${environment%environ}comm" 2>/dev/null)" = slurmstepd ] ||
-        tr '\0' '\n' <"$environment" 2>/dev/null | grep -q ^SLURM_JOB_ID=; }; then
+  for environment in $(grep -lszxF "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do
+    if grep -qsz ^SLURM_JOB_ID= "$environment" || grep -qsx slurmstepd "${environment%environ}comm"; then
       environment=${environment#/proc/}
       echo "${environment%/environ}"
     fi
