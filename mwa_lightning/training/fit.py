@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.errors import ConfigError, Stopped
+from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.tables import closing_table, parts_table
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
@@ -62,13 +62,14 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     cannot go on, Stopped if one of the `signals` came.
     """
     signals = signals or Signals()
+    stop = StopAgreement(signals)
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         config = processes.agree_on_config()
         check_device(config)
         check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=config.name or "run", job=batch_job()))
         run = RunDirectory(path, writes=processes.first)
-        with stopping(config, signals, processes, run):
+        with stopping(config, stop, processes, run):
             started = processes.first and run.check(config)
             tokenizer = build_tokenizer(config)
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
@@ -85,7 +86,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
                 run.write_config(config)
             with run.logging():
                 log.info("run directory: %s", run.path)
-                return _run(config, task, data, run, processes, StopAgreement(signals))
+                return _run(config, task, data, run, processes, stop)
 
 
 def _run(
@@ -194,11 +195,9 @@ def _train(
         _log_settings(loggers, config)
     else:
         log.info("going on from %s", checkpoint)
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-    except Stopped:
-        close(loggers, stopped=True)
-        raise
+    stop.close = lambda: close(loggers, stopped=True)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    stop.close = None
     close(loggers)
     return keeper
 

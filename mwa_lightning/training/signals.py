@@ -15,6 +15,7 @@ from mwa_lightning.errors import Stopped
 
 # What SLURM may be told to send (`sbatch --signal`): users have these for themselves.
 REQUEUE_SIGNALS = ("USR1", "USR2")
+_ALL = (signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
 
 
 class Signals:
@@ -22,9 +23,11 @@ class Signals:
 
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
+        self.count = 0
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep the first signal; those that follow, such as SLURM's at the requeueing, ask for the same."""
+        self.count += 1
         if self.noted is None:
             self.noted = signal.Signals(number)
 
@@ -36,14 +39,11 @@ class Signals:
 
 @contextmanager
 def listening(requeue_signal: str) -> Iterator[Signals]:
-    """Note SIGTERM and SIG<requeue_signal> in place of dying of them; for the main thread of a command.
-
-    A signal that was held back until now (see `held_back`) is let in.
-    """
+    """Note SIGTERM and SIG<requeue_signal> in place of dying of them; for the main thread of a command."""
     signals = Signals()
     numbers = (signal.SIGTERM, signal.Signals[f"SIG{requeue_signal}"])
     before = {number: signal.signal(number, signals.note) for number in numbers}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    let_in()
     try:
         yield signals
     finally:
@@ -53,13 +53,17 @@ def listening(requeue_signal: str) -> Iterator[Signals]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold signals back, also from processes that are started meanwhile, until these are `listening`.
+    """Hold signals back, also from processes that are started meanwhile, until these `let_in` what has come.
 
     A signal to all processes of a run would end one that has only begun to import.
     """
-    numbers = {signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_in() -> None:
+    """Let signals in that were `held_back` from this process when it was started."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Stopped, UserError
+from mwa_lightning.errors import Stopped
 from mwa_lightning.training import slurm
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.signals import Signals
 
 log = logging.getLogger(__name__)
+
+# How long the other ranks wait for the first to have left, in seconds.
+_PATIENCE = 120.0
 
 
 class StopAgreement(pl.Callback):
@@ -31,6 +35,7 @@ class StopAgreement(pl.Callback):
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
         self.agreed = False
+        self.close: Callable[[], None] | None = None  # what is still open, to be closed when the job is requeued
         self._ranks: Any = None
         self._pending: tuple[Any, Tensor] | None = None
         self._step = 0
@@ -62,7 +67,8 @@ class StopAgreement(pl.Callback):
     ) -> None:
         """Read what was exchanged after the batch before, and ask anew."""
         self._receive()
-        self._send()
+        if not self.agreed:
+            self._send()
         if self._ranks is None:
             self._receive()
 
@@ -100,25 +106,52 @@ class StopAgreement(pl.Callback):
 
 
 @contextmanager
-def stopping(config: DictConfig, signals: Signals, processes: Processes, run: RunDirectory) -> Iterator[None]:
+def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
     Raises Stopped, also where a process finds the others gone that had the same signal.
     """
+    signals = stop.signals
     try:
         yield
-    except Stopped as stopped:
-        raise Stopped(f"stopped by {stopped}; {_what_next(config, processes, run)}") from None
-    except RuntimeError as error:
-        if isinstance(error, UserError) or signals.noted is None or processes.count == 1:
+    except (Stopped, RuntimeError) as error:
+        if isinstance(error, Stopped):
+            why = str(error)
+        elif signals.noted is not None and processes.count > 1:
+            why = f"{signals.noted.name}, as the other ranks were"
+        else:
             raise
-        # The others ended before; what they saved is there.
-        raise Stopped(f"stopped by {signals.noted.name}; {_what_next(config, processes, run)}") from error
+        came = signals.count
+        said = _what_next(config, run) if processes.first else ""
+        # Only now: with a slow server this may take longer than the notice that SLURM gives.
+        _close(stop)
+        if isinstance(error, Stopped) and not processes.first:
+            _let_first_leave(signals, came)
+        raise Stopped(f"stopped by {why}; {said}") from error
 
 
-def _what_next(config: DictConfig, processes: Processes, run: RunDirectory) -> str:
+def _what_next(config: DictConfig, run: RunDirectory) -> str:
     if config.training.requeue and slurm.batch_job() is not None:
-        said = slurm.requeue() if processes.first else "its job is the first rank's affair"
+        said = slurm.requeue()
         log.info("%s", said)
         return said
     return f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
+
+
+def _close(stop: StopAgreement) -> None:
+    """Close the loggers; whatever goes wrong there, the run is saved and its job requeued."""
+    if stop.close is not None:
+        try:
+            stop.close()
+        except Exception as error:
+            log.warning("a logger did not close: %s", error)
+
+
+def _let_first_leave(signals: Signals, came: int) -> None:
+    """Wait for the first rank, whose work srun or torchrun would cut off as soon as another rank has left.
+
+    They, or SLURM when it requeues the job, send a signal then, or end this process.
+    """
+    end = time.monotonic() + _PATIENCE
+    while signals.count == came and time.monotonic() < end:
+        time.sleep(0.1)

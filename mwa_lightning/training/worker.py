@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.errors import Stopped, UserError
-from mwa_lightning.training.signals import listening
+from mwa_lightning.training.signals import let_in, listening
 
 # The first process ends its workers as soon as it fails itself: what all of them meet is said once, by it.
 _COURTESY = 1.0
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert isinstance(config, DictConfig)
     try:
         if "expect" in config:  # a key of evaluations only
+            let_in()
             from mwa_lightning.training.evaluate import evaluate
 
             evaluate(config)
