@@ -61,8 +61,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
     cannot go on, Stopped if one of the `signals` came.
     """
-    signals = signals or Signals()
-    stop = StopAgreement(signals)
+    stop = StopAgreement(signals or Signals())
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
         config = processes.agree_on_config()
         check_device(config)
@@ -73,14 +72,14 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             started = processes.first and run.check(config)
             tokenizer = build_tokenizer(config)
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
-            signals.check("before the first step")
+            stop.check(processes)
             backbone, heads = build_backbone(config, statement_shape(data))
             model = attach(config, backbone, heads, start=True)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
             check_saving(config, model.adapter)
             task = make_task(config, model, configure=_configure(config))
-            signals.check("before the first step")
+            stop.check(processes)
             run.create()
             if not started:
                 run.write_config(config)

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mwa_lightning.errors import Stopped
-
 # What SLURM may be told to send (`sbatch --signal`): users have these for themselves.
 REQUEUE_SIGNALS = ("USR1", "USR2")
 _ALL = (signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
@@ -30,11 +28,6 @@ class Signals:
         self.count += 1
         if self.noted is None:
             self.noted = signal.Signals(number)
-
-    def check(self, when: str) -> None:
-        """Raise Stopped if there was a signal; `when` completes the message "SIGTERM ..."."""
-        if self.noted is not None:
-            raise Stopped(f"{self.noted.name} {when}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _PATIENCE = 120.0
 
 
 class StopAgreement(pl.Callback):
-    """Tells `RunKeeper` when to save and end because any rank was told to; raises Stopped in evaluations.
+    """Has all ranks stop at one place because any of them was told to: `RunKeeper` saves there, evaluations are left.
 
     After each batch the ranks exchange one number on the processor (gloo, whatever the devices use), and look at it a
     batch later: nothing waits for it, no device is synchronised, and all of them see it at the same step.
@@ -46,15 +46,26 @@ class StopAgreement(pl.Callback):
 
     def stop(self, trainer: pl.Trainer) -> None:
         """End the run, which was just saved. Raises Stopped."""
-        name = "another rank's signal" if self.signals.noted is None else self.signals.noted.name
-        message = f"{name} after step {trainer.global_step}, which is saved"
+        message = f"{self._name} after step {trainer.global_step}, which is saved"
         log.info("stopped by %s", message)
         raise Stopped(message)
 
+    def check(self, processes: Processes) -> None:
+        """Between parts of the set-up: raise Stopped, on all ranks if they have met.
+
+        Before, only the first does, which starts the others and ends them.
+        """
+        told = self.signals.noted if processes.first else None
+        if distributed.is_initialized():
+            every: list[Any] = [None] * processes.count
+            distributed.all_gather_object(every, self.signals.noted)
+            told = next((each for each in every if each is not None), None)
+        if told is not None:
+            raise Stopped(f"{told.name} before the first step")
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the ranks' own line."""
-        if trainer.world_size > 1:
-            self._ranks = distributed.new_group(backend="gloo")
+        self._connect(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -66,11 +77,7 @@ class StopAgreement(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read what was exchanged after the batch before, and ask anew."""
-        self._receive()
-        if not self.agreed:
-            self._send()
-        if self._ranks is None:
-            self._receive()
+        self._exchange()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask at once: the run is saved here in any case, and validation may have taken long."""
@@ -78,16 +85,39 @@ class StopAgreement(pl.Callback):
         self._send()
         self._receive()
 
-    def on_test_batch_start(
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the ranks' own line."""
+        self._connect(trainer)
+
+    def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave an evaluation at once: it leaves nothing half-done. Raises Stopped."""
-        self.signals.check("during the evaluation, which is to be made again")
+        """Leave an evaluation, which leaves nothing half-done; all ranks have as many batches. Raises Stopped."""
+        self._exchange()
+        if self.agreed:
+            raise Stopped(f"{self._name} during the evaluation, which is to be made again")
+
+    @property
+    def _name(self) -> str:
+        return "another rank's signal" if self.signals.noted is None else self.signals.noted.name
+
+    def _connect(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size > 1 and self._ranks is None:
+            self._ranks = distributed.new_group(backend="gloo")
+
+    def _exchange(self) -> None:
+        """Read what was sent after the batch before, and send anew; one process alone reads at once."""
+        self._receive()
+        if not self.agreed:
+            self._send()
+        if self._ranks is None:
+            self._receive()
 
     def _send(self) -> None:
         told = torch.tensor(int(self.signals.noted is not None))

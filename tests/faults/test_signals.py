@@ -105,7 +105,7 @@ MOMENTS: dict[str, Moment] = {
     "in mid-save": (torch, "save", {"call": 1, "after": True}, 4),
     "in the last save": (torch, "save", {"call": 2, "after": True}, 6),
     # Zero-shot and at the end, two batches of images and three of captions each.
-    "in the evaluation": (StopAgreement, "on_test_batch_start", {"call": 8}, 6),
+    "in the evaluation": (StopAgreement, "on_test_batch_end", {"call": 8}, 6),
 }
 
 
@@ -148,7 +148,7 @@ def test_train__signal_before_there_is_a_run(
     assert said == "mwa-train: stopped by SIGTERM before the first step; nothing was written yet, start again\n"
     assert not run.exists()
     with monkeypatch.context() as patch:
-        During(patch, StopAgreement, "on_test_batch_start", call=2)
+        During(patch, StopAgreement, "on_test_batch_end", call=2)
         assert command.main([*words, f"run_dir={run}"]) == 75
     assert not any((run / "checkpoints").iterdir())
     assert command.main([*words, f"run_dir={run}"]) == 0

@@ -53,6 +53,7 @@ def jobs(cluster: Cluster, folder: Path) -> Cluster:
     environment = cluster.environment | {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(SCRIPT.parents[2]),
+        "HOME": str(folder),
     }
     return replace(cluster, environment=environment)
 
