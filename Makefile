@@ -19,8 +19,8 @@ demo: $(STAMP) ## adapt the small built-in backbone to the built-in data set, an
 test: $(STAMP) ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP) ## the slow tests
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) ## the slow tests; as root on Debian this installs SLURM, for its own tests
+	INSTALL_SLURM=1 $(BIN)/python -m pytest -m slow
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -40,6 +40,12 @@ class ProcessFailed(UserError):  # noqa: N818 (its own message was another proce
         super().__init__(f"rank {rank} ended {how}; all processes of the run were ended")
 
 
+class Stopped(UserError):  # noqa: N818 (what was asked for)
+    """A signal ended the run where the same command goes on with it; what was done is saved."""
+
+    exit_code = 75  # "try again", as BSD's sysexits has it
+
+
 class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 

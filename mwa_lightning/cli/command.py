@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
-from mwa_lightning.errors import ConfigError, UserError
+from mwa_lightning.errors import ConfigError, Stopped, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,29 +34,49 @@ class Command:
 def run(command: Command, argv: Sequence[str] | None) -> int:
     """Run `command` and return its exit code.
 
-    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 130 stopped from the keyboard.
+    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 75 stopped by a signal and saved; 130 stopped
+    from the keyboard.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
     try:
         _run(command, arguments)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"{command.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        return _report(command, error, debug=debug)
     except KeyboardInterrupt:
         print(f"{command.name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        print(
-            f"{command.name}: error: unexpected {type(error).__name__}, a defect of mwa_lightning; "
-            "its traceback stands above",
-            file=sys.stderr,
-        )
-        return 1
     return 0
+
+
+def _report(command: Command, error: Exception, *, debug: bool) -> int:
+    """Say what went wrong, and return the exit code."""
+    rank = _rank()
+    if rank:
+        from mwa_lightning.training.worker import report
+
+        return report(error, rank=rank)
+    if isinstance(error, UserError):
+        if debug:
+            traceback.print_exc()
+        label = "" if isinstance(error, Stopped) else "error: "
+        print(f"{command.name}: {label}{' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    traceback.print_exc()
+    print(
+        f"{command.name}: error: unexpected {type(error).__name__}, a defect of mwa_lightning; "
+        "its traceback stands above",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _rank() -> int:
+    """Which of the processes this is that srun or torchrun has started for one run."""
+    from mwa_lightning.training.slurm import step
+
+    task = step()
+    return int(os.environ.get("RANK", 0)) if task is None else task.rank
 
 
 def _run(command: Command, arguments: list[str]) -> None:

@@ -22,7 +22,8 @@ def help_text(command: Command) -> str:
         "Keys (key=value); --cfg job prints all of them:\n" + "\n".join(_keys(command)),
         "Flags:\n  --help     this text\n  --cfg job  print the composed configuration and do nothing else\n"
         "  --version  print the version",
-        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed.",
+        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed; "
+        "75 stopped by a signal, and saved.",
     ]
     return "\n\n".join(parts)
 

@@ -239,6 +239,8 @@ RULES: dict[str, Rule] = {
     "training.ema_decay": _optional(_number(0, 1, with_low=False, with_high=False)),
     "training.checkpoint_every_n_steps": _optional(_integer(1)),
     "training.monitor": _text,
+    "training.requeue": _flag,
+    "training.requeue_signal": _choice("USR1", "USR2"),
     "callbacks.early_stopping_patience": _optional(_integer(1)),
     "callbacks.progress_bar": _flag,
     "logger.project": _text,

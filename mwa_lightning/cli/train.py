@@ -79,6 +79,9 @@ def _execute(config: DictConfig) -> None:
     check_data(config)
     check_training(config)
 
-    from mwa_lightning.training.fit import fit
+    from mwa_lightning.training.signals import listening
 
-    fit(config)
+    with listening(config.training.requeue_signal) as signals:
+        from mwa_lightning.training.fit import fit
+
+        fit(config, signals)

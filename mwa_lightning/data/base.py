@@ -22,6 +22,7 @@ from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.storage import Storage
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
+from mwa_lightning.data.worker_signals import leave_signals_to_parent
 from mwa_lightning.errors import ConfigError, DataError
 
 _CHECKED_FILES = 2000  # how many images of a split are looked at at the start; slow disks have 120,000
@@ -283,6 +284,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             split=split,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals_to_parent,
             pin_memory=on_gpu,
             **options,
         )

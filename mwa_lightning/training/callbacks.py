@@ -20,6 +20,7 @@ from mwa_lightning.training.guards import NonFiniteGuard
 from mwa_lightning.training.loggers import TableLogger
 from mwa_lightning.training.resuming import is_foreign
 from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.stopping import StopAgreement
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,8 @@ class RunKeeper(pl.Callback):
     `adapter.safetensors` holds the epoch with the highest `monitor` on validation (with a moving average, its
     averages). From a checkpoint of another run directory, only epochs whose weights are known count: that which it
     ends, and those to come. `last.ckpt` is written at the end of each epoch, and within one every `every_n_steps`
-    optimizer steps, always between two steps. It belongs last among the callbacks, so that what it writes is the
-    state after all others.
+    optimizer steps, always between two steps; where `stop` says so, the run is saved and ended. It belongs last among
+    the callbacks, so that what it writes is the state after all others.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class RunKeeper(pl.Callback):
         metadata: dict[str, Any],
         every_n_steps: int | None,
         patience: int | None,
+        stop: StopAgreement,
     ) -> None:
         self.run = run
         self.files = files
@@ -152,6 +154,7 @@ class RunKeeper(pl.Callback):
         self.every_n_steps = every_n_steps
         self.patience = patience
         self.resumed_from: Path | None = None
+        self.stop = stop
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._waited = 0
@@ -184,12 +187,17 @@ class RunKeeper(pl.Callback):
             # Ends the epoch here with a validation; Lightning alone would end it without.
             trainer.should_stop = True
             return
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
         due = self.every_n_steps is not None and step % self.every_n_steps == 0 and step > self._saved_step
-        if due and batch_idx + 1 < trainer.num_training_batches:
+        stops = self.stop.due(trainer)
+        if due or stops:
             # Lightning logs a step's figures after this hook: the checkpoint would come without its last
             # step's, which would be lost if the run were killed in between. The table takes them once.
             trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, epoch=trainer.current_epoch, batches=batch_idx + 1)
+        if stops:
+            self.stop.stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the score. Raises ConfigError if there is no figure of the monitored name."""
@@ -224,6 +232,8 @@ class RunKeeper(pl.Callback):
         self._save(trainer, epoch=trainer.current_epoch + 1, batches=0)
         if better and trainer.is_global_zero:
             self.files.keep_as_best(self.files.directory / LAST)
+        if self.stop.agreed:
+            self.stop.stop(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock; where no validation ever came, the last weights are what there is."""

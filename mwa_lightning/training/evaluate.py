@@ -48,6 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     names a published result and ours lies outside its tolerance.
     """
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
+        config = processes.agree_on_config()
         expected = config.get("expect")
         if expected is not None:
             check_name(expected, statements=about_statements(config))

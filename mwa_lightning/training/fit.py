@@ -47,40 +47,48 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
+from mwa_lightning.training.signals import Signals
+from mwa_lightning.training.slurm import batch_job
+from mwa_lightning.training.stopping import StopAgreement, stopping
 
 log = logging.getLogger(__name__)
 
 
-def fit(config: DictConfig) -> dict[str, float]:
+def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     """Train, evaluate the best epoch, leave a complete run directory; returns what `metrics.json` holds.
 
     Everything that can be wrong with configuration, files and data is found before the run directory is made.
     A directory that holds an earlier start of the same run is continued from its last checkpoint (see `resuming`).
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
-    cannot go on, StorageError if its directory cannot be written.
+    cannot go on, StorageError if its directory cannot be written, Stopped if one of the `signals` came.
     """
+    stop = StopAgreement(signals or Signals())
     with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
+        config = processes.agree_on_config()
         check_device(config)
         check_trainer_keys(config)
-        path = processes.agree_on(choose(config, name=config.name or "run"))
+        path = processes.agree_on(choose(config, name=config.name or "run", job=batch_job()))
         run = RunDirectory(path, writes=processes.first)
-        started = processes.first and check_resume(config, run)
-        tokenizer = build_tokenizer(config)
-        data = make_data(config, tokenizer, processes, stages=("fit", "test"))
-        backbone, heads = build_backbone(config, statement_shape(data))
-        model = attach(config, backbone, heads, start=True)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
-        check_saving(config, model.adapter)
-        task = make_task(config, model, configure=_configure(config))
-        check_origin(config, _trained(task))
-        run.create()
-        if not started:
-            run.write_config(config)
-        with run.logging(), dead_workers_named():
-            log.info("run directory: %s", run.path)
-            return _run(config, task, data, run, processes)
+        with stopping(config, stop, processes, run):
+            started = processes.first and check_resume(config, run)
+            tokenizer = build_tokenizer(config)
+            data = make_data(config, tokenizer, processes, stages=("fit", "test"))
+            stop.check(processes)
+            backbone, heads = build_backbone(config, statement_shape(data))
+            model = attach(config, backbone, heads, start=True)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
+            check_saving(config, model.adapter)
+            task = make_task(config, model, configure=_configure(config))
+            check_origin(config, _trained(task))
+            stop.check(processes)
+            run.create()
+            if not started:
+                run.write_config(config)
+            with run.logging(), dead_workers_named():
+                log.info("run directory: %s", run.path)
+                return _run(config, task, data, run, processes, stop)
 
 
 def _run(
@@ -89,19 +97,20 @@ def _run(
     data: SplitDataModule[Any],
     run: RunDirectory,
     processes: Processes,
+    stop: StopAgreement,
 ) -> dict[str, float]:
     """The part of a run that writes."""
     model: AdaptedModel = task.model
     earlier = run.read_metrics()
     figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
     if config.training.zero_shot and not figures:
-        figures = _zero_shot(config, data, run, processes)
+        figures = _zero_shot(config, data, run, processes, stop)
         run.write_metrics(figures)
     figures |= parameter_figures(model)
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
-    keeper = _train(config, task, data, run, processes, pace)
+    keeper = _train(config, task, data, run, processes, pace, stop)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(
@@ -113,6 +122,7 @@ def _run(
         prefix=config.split,
         predictions=config.save_predictions,
         coordinator=config.save_coordinator,
+        callbacks=[stop],
     )
     figures |= keeper.best_figures
     figures["time/fit_s"] = keeper.seconds
@@ -128,14 +138,14 @@ def _run(
 
 
 def _zero_shot(
-    config: DictConfig, data: SplitDataModule[Any], run: RunDirectory, processes: Processes
+    config: DictConfig, data: SplitDataModule[Any], run: RunDirectory, processes: Processes, stop: StopAgreement
 ) -> dict[str, float]:
     """The figures of backbone and heads as they were read, without the adapter."""
     log.info("zero-shot evaluation on the %s split", config.split)
     plain, heads = build_backbone(config)
     assert isinstance(heads, EmbeddingHeads), "the command line refuses zero-shot for other tasks"
     untouched = RetrievalModel(backbone=plain, adapter=NoAdapter(), heads=heads)
-    return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot")
+    return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot", callbacks=[stop])
 
 
 def _train(
@@ -145,6 +155,7 @@ def _train(
     run: RunDirectory,
     processes: Processes,
     pace: Pace,
+    stop: StopAgreement,
 ) -> RunKeeper:
     """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
     model: AdaptedModel = task.model
@@ -160,6 +171,7 @@ def _train(
         metadata=adapter_metadata(config, model),
         every_n_steps=config.training.checkpoint_every_n_steps,
         patience=config.callbacks.early_stopping_patience,
+        stop=stop,
     )
     bar = bool(config.callbacks.progress_bar) and sys.stdout.isatty()
     trainer = make_trainer(
@@ -186,7 +198,9 @@ def _train(
     else:
         log.info("going on from %s", checkpoint)
     keeper.resumed_from = checkpoint
+    stop.close = lambda: close(loggers, stopped=True)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    stop.close = None
     keeper.leave_adapter(trainer, task)
     close(loggers)
     return keeper
@@ -202,6 +216,7 @@ def _callbacks(
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),
         pace,
+        keeper.stop,
         CoordinatorFigures(picture=keeper.run.coordinator_picture),
     ]
     if config.training.ema_decay is not None:

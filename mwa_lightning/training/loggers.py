@@ -17,9 +17,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mwa_lightning.errors import ConfigError, StorageError
+from mwa_lightning.errors import ConfigError, Stopped, StorageError
 from mwa_lightning.training.reaching import patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.training.signals import held_back
 from mwa_lightning.whole_files import writing
 
 log = logging.getLogger(__name__)
@@ -115,12 +116,18 @@ def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     return loggers
 
 
-def close(loggers: Sequence[Logger]) -> None:
-    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it."""
+def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
+    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it.
+
+    A run that was `stopped` by a signal W&B shows as pre-empted, until it goes on.
+    """
     for logger in loggers:
-        logger.finalize("success")
+        if not stopped:
+            logger.finalize("success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            if stopped:
+                logger.experiment.mark_preempting()
+            logger.experiment.finish(exit_code=Stopped.exit_code if stopped else 0)
 
 
 def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
@@ -141,11 +148,17 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
         logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
     except ModuleNotFoundError as error:
         raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
-    if config.logger.mode == "online" and run.writes and (problem := unreachable(logger)):
-        log.warning(
-            "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, run.path / "wandb"
-        )
-        return WandbLogger(**options, mode="offline")
+    if run.writes:
+        # Starts W&B's own process, deaf to signals that SLURM sends to all: the run ends it after it has saved.
+        with held_back():
+            if problem := unreachable(logger):
+                log.warning(
+                    "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them",
+                    problem,
+                    run.path / "wandb",
+                )
+                logger = WandbLogger(**options, mode="offline")
+                _ = logger.experiment
     return logger
 
 

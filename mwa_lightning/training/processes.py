@@ -3,7 +3,8 @@
 The first process composes and checks the configuration. Lightning's launcher would start the others with the
 words of the command line, which each of them would compose anew (another time in `run_dir`, another working
 directory under Hydra), so ours starts `python -m mwa_lightning.training.worker CONFIG` with the configuration
-as it is. Processes that torchrun has started compose for themselves, and take the run directory of the first.
+as it is. Processes that torchrun or srun has started compose for themselves, and take the configuration and the run
+directory of the first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.fabric.utilities.distributed import _init_dist_connection, _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -30,9 +35,20 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mwa_lightning.errors import ConfigError, ProcessFailed, UserError
+from mwa_lightning.training.signals import held_back
+from mwa_lightning.training.slurm import Step, step
 
-# What Lightning sets for the processes that it starts, and would leave behind in ours.
-_ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+# What Lightning and we set for the processes of a run, and would leave behind in ours.
+_ENVIRONMENT = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "OMP_NUM_THREADS",
+)
 
 # How long the first process waits for the one that failed, or for the last to end, in seconds.
 _PATIENCE = 10.0
@@ -50,20 +66,24 @@ class Processes:
         if devices == "auto":
             devices = max(1, torch.cuda.device_count()) if trainer.accelerator == "gpu" else 1
         self.count = int(devices) * int(trainer.num_nodes)
-        self.by_torchrun = TorchElasticEnvironment.detect()
-        if self.by_torchrun and int(os.environ["WORLD_SIZE"]) != self.count:
+        self.started_for_us = TorchElasticEnvironment.detect()
+        if self.started_for_us and int(os.environ["WORLD_SIZE"]) != self.count:
             raise ConfigError(
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
                 f"{self.count}: make them equal"
             )
-        if trainer.num_nodes > 1 and not self.by_torchrun and "SLURM_PROCID" not in os.environ:
+        task = None if self.started_for_us else step()
+        if task is not None:
+            _check_step(task, devices=int(devices), num_nodes=int(trainer.num_nodes))
+            os.environ |= _as_torchrun(task)
+            self.started_for_us = True
+        if trainer.num_nodes > 1 and not self.started_for_us:
             raise ConfigError(
-                f"trainer.num_nodes={trainer.num_nodes}: start mwa-train on each machine with torchrun, or set 1"
+                f"trainer.num_nodes={trainer.num_nodes}: start mwa-train on all machines by srun or torchrun, or set 1"
             )
         self.rank = 0
         if self.count > 1:
-            ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-            self.rank = int(next((rank for rank in ranks if rank is not None), 0))
+            self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
         self.config = config
         self.workers: list[subprocess.Popen[Any]] = []
         self.stopped = threading.Event()
@@ -74,6 +94,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def environment(self) -> ClusterEnvironment:
+        """How Lightning learns of the ranks."""
+        return TorchElasticEnvironment() if self.started_for_us else LightningEnvironment()
 
     def share(self, value: Any) -> Any:
         """The first process's value; alone, or before the processes have met, one's own."""
@@ -96,6 +121,14 @@ class Processes:
         if self.first:
             self.wait()
 
+    def agree_on_config(self) -> DictConfig:
+        """The first process's configuration, whatever the others have composed from the same words."""
+        if not distributed.is_initialized():
+            return self.config
+        shared = self.share(OmegaConf.to_container(self.config, resolve=True))
+        self.config = OmegaConf.create(shared)
+        return self.config
+
     def agree_on(self, run_dir: Path) -> Path:
         """The run directory of the first process, which workers are told too."""
         if self.count == 1:
@@ -116,7 +149,8 @@ class Processes:
         command = [sys.executable, "-m", "mwa_lightning.training.worker", name]
         for local_rank in range(1, count):
             environment = os.environ | {"LOCAL_RANK": str(local_rank)}
-            self.workers.append(subprocess.Popen(command, env=environment))
+            with held_back():
+                self.workers.append(subprocess.Popen(command, env=environment))
         self.watch()
 
     def watch(self) -> None:
@@ -124,8 +158,8 @@ class Processes:
         _Observer(self).start()
 
     def join(self) -> None:
-        """Meet at once where torchrun has started all processes."""
-        if not self.by_torchrun or self.count == 1 or distributed.is_initialized():
+        """Meet at once where all processes were started for us."""
+        if not self.started_for_us or self.count == 1 or distributed.is_initialized():
             return
         if self._accelerator == "gpu":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -170,8 +204,8 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
 
     Raises ConfigError as `Processes` does, ProcessFailed if another process failed.
     """
-    processes = Processes(config)
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    processes = Processes(config)
     threads, met = torch.get_num_threads(), distributed.is_initialized()
     try:
         processes.join()
@@ -197,6 +231,28 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
             else:
                 os.environ[name] = value
         torch.set_num_threads(threads)
+
+
+def _check_step(task: Step, *, devices: int, num_nodes: int) -> None:
+    """Raise ConfigError if srun started other tasks than the configuration is for."""
+    if task.tasks != devices * num_nodes or task.nodes != num_nodes:
+        raise ConfigError(
+            f"srun started {task.tasks} tasks on {task.nodes} machines, trainer.devices={devices} and "
+            f"trainer.num_nodes={num_nodes} want {devices * num_nodes} on {num_nodes}: make --ntasks-per-node and "
+            "--nodes equal to them"
+        )
+
+
+def _as_torchrun(task: Step) -> dict[str, str]:
+    """The variables by which torchrun tells a process who it is, of a task of srun."""
+    return {
+        "RANK": str(task.rank),
+        "LOCAL_RANK": str(task.local_rank),
+        "GROUP_RANK": str(task.node),
+        "WORLD_SIZE": str(task.tasks),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", task.first_node),
+        "MASTER_PORT": os.environ.get("MASTER_PORT", str(task.port)),
+    }
 
 
 class WorkerStrategy(DDPStrategy):

@@ -25,6 +25,8 @@ NOT_FOR_THE_USER = (
     r"GPU available but not used",
     # Every rank has the whole figure: the metric gathers.
     r"It is recommended to use `self.log\(.*sync_dist=True\)`",
+    # One process needs no srun; several are checked by us.
+    r"The `srun` command is available",
     # Lightning's own use of a deprecated name of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     # The schedule is stepped after each optimizer step; a step that the gradient scaler skips looks like

@@ -30,6 +30,8 @@ FREE_KEYS = frozenset(
         "data.num_workers",
         "data.root",
         "training.checkpoint_every_n_steps",
+        "training.requeue",
+        "training.requeue_signal",
         VERSION,
     }
 )
@@ -163,16 +165,18 @@ class LogFile(logging.FileHandler):
             print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
 
 
-def choose(config: DictConfig, *, name: str, now: datetime | None = None) -> Path:
-    """The directory of `run_dir`, or by default `./logs/<task>/<name>/<time>`.
+def choose(config: DictConfig, *, name: str, job: str | None = None, now: datetime | None = None) -> Path:
+    """The directory of `run_dir`, or by default `./logs/<task>/<name>/<job>`, without a job `.../<time>`.
 
-    A time that is taken gets a number, so two runs started in one second do not meet.
+    So a job that SLURM starts again goes on in its directory. A time that is taken gets a number: two runs started in
+    one second do not meet.
     """
     if config.run_dir is not None:
         return Path(config.run_dir)
-    task = str(config.task.name)
+    parent = Path("logs") / str(config.task.name) / name
+    if job is not None:
+        return parent / job
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    parent = Path("logs") / task / name
     path, number = parent / time, 1
     while path.exists():
         number += 1

@@ -142,17 +142,18 @@ def make_trainer(
     arguments = {str(key): value for key, value in settings.items()}
     if processes.count > 1 or arguments["strategy"] == "ddp":
         arguments["strategy"] = WorkerStrategy(processes)
-    extra = list(plugins)
+    # Lightning would take SLURM's environment even for one task, which starts the further processes itself.
+    extra = [processes.environment, *plugins]
     if arguments["precision"] == "16-mixed":
         from mwa_lightning.training.precision import GatedMixedPrecision
 
         del arguments["precision"]
         extra.append(GatedMixedPrecision(device="cuda"))
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **arguments,
         callbacks=list(callbacks),
         logger=list(loggers) or False,
-        plugins=extra or None,
+        plugins=extra,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -160,6 +161,11 @@ def make_trainer(
         num_sanity_val_steps=0,
         default_root_dir=run.path,
     )
+    # Signals are noted by `signals`. Lightning's handlers save in mid-step, each rank at its own, and what it asks
+    # about SIGTERM in every step waits for the device.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def evaluate_model(
@@ -172,6 +178,7 @@ def evaluate_model(
     prefix: str,
     predictions: bool = False,
     coordinator: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, float]:
     """Figures of a model on the configured split, under `prefix/`.
 
@@ -179,7 +186,7 @@ def evaluate_model(
     """
     task = make_task(config, model, keep_predictions=predictions)
     watching = [CoordinatorWeights(run.coordinator)] if coordinator else []
-    trainer = make_trainer(config, run, processes, callbacks=watching)
+    trainer = make_trainer(config, run, processes, callbacks=[*callbacks, *watching])
     trainer.test(task, datamodule=data, verbose=False)
     if predictions and trainer.is_global_zero:
         task.write_predictions(run.predictions, data)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.errors import UserError
+from mwa_lightning.errors import Stopped, UserError
+from mwa_lightning.training.signals import let_in, listening
 
 # The first process ends its workers as soon as it fails itself: what all of them meet is said once, by it.
 _COURTESY = 1.0
@@ -24,26 +25,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     (path,) = sys.argv[1:] if argv is None else argv
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    who = f"rank {os.environ['LOCAL_RANK']}"
     try:
         if "expect" in config:  # a key of evaluations only
+            let_in()
             from mwa_lightning.training.evaluate import evaluate
 
             evaluate(config)
         else:
-            from mwa_lightning.training.fit import fit
+            with listening(config.training.requeue_signal) as signals:
+                from mwa_lightning.training.fit import fit
 
-            fit(config)
-    except UserError as error:
-        time.sleep(_COURTESY)
-        print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        said = "".join(f"{who}: {line}\n" for line in traceback.format_exc().splitlines())
-        time.sleep(_COURTESY)
-        print(said, file=sys.stderr, end="")
-        return 1
+                fit(config, signals)
+    except Exception as error:
+        return report(error, rank=int(os.environ["LOCAL_RANK"]))
     return 0
+
+
+def report(error: Exception, *, rank: int) -> int:
+    """Say what failed in a process that is not the first, after what the first has to say; returns the exit code."""
+    if isinstance(error, Stopped):
+        return error.exit_code  # all of them were, and the first says so
+    said = traceback.format_exc()
+    if isinstance(error, UserError):
+        said = f"error: {' '.join(str(error).split())}"
+    time.sleep(_COURTESY)
+    print("".join(f"rank {rank}: {line}\n" for line in said.splitlines()), file=sys.stderr, end="")
+    return error.exit_code if isinstance(error, UserError) else 1
 
 
 if __name__ == "__main__":

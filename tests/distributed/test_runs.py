@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +133,29 @@ def test_train__killed_and_started_again(train_two: Train, tmp_path: Path, monke
     weights = [(tmp_path / run / "adapter.safetensors").read_bytes() for run in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_train__signal_to_one_rank_stops_all_at_one_step(
+    train_two: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("data.num_workers=0", f"run_dir={tmp_path / 'run'}")
+    start = RunKeeper.on_train_start
+
+    def signalling(self: RunKeeper, trainer: Any, pl_module: Any) -> None:
+        (worker,) = trainer.strategy._processes.workers
+        worker.send_signal(signal.SIGTERM)
+        start(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "on_train_start", signalling)
+        assert train_two(*options) == 75
+    assert capfd.readouterr().err.startswith("mwa-train: stopped by another rank's signal after step ")
+    assert train_two(*options) == 0
+    assert train_two("data.num_workers=0", f"run_dir={tmp_path / 'whole'}") == 0
+    weights = [(tmp_path / run / "adapter.safetensors").read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "run")
 
 
 @pytest.mark.slow

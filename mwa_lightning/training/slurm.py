@@ -1,0 +1,87 @@
+"""What SLURM says about this process, and the one thing that we ask of it: to run a job again.
+
+Only environment variables and `scontrol`: this is imported before anything heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+# Ports of the first process, below those that systems give out by themselves.
+_FIRST_PORT, _PORTS = 15000, 17000
+
+
+@dataclass(frozen=True)
+class Step:
+    """This process as one of several tasks that srun has started."""
+
+    rank: int
+    local_rank: int
+    node: int
+    tasks: int
+    nodes: int
+    first_node: str
+    port: int
+
+
+def step() -> Step | None:
+    """The step of several tasks that this process belongs to; None outside of one.
+
+    A single task is no step of ours: it starts the further processes itself, as outside SLURM.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks < 2:
+        return None
+    number = int(os.environ["SLURM_JOB_ID"]) + 101 * int(os.environ["SLURM_STEP_ID"])
+    return Step(
+        rank=int(os.environ["SLURM_PROCID"]),
+        local_rank=int(os.environ["SLURM_LOCALID"]),
+        node=int(os.environ["SLURM_NODEID"]),
+        tasks=tasks,
+        nodes=int(os.environ["SLURM_STEP_NUM_NODES"]),
+        first_node=_first(os.environ["SLURM_STEP_NODELIST"]),
+        port=_FIRST_PORT + number % _PORTS,
+    )
+
+
+def batch_job() -> str | None:
+    """What a batch job is called: its id, or <array>_<index>, the same after a requeueing; None outside of one.
+
+    In an interactive job many runs may be started; they are told apart by their time.
+    """
+    if os.environ.get("ENVIRONMENT") != "BATCH" or "SLURM_JOB_ID" not in os.environ:
+        return None
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def requeue() -> str:
+    """Put this batch job back into the queue, and say what became of it.
+
+    Only a job that runs, whose time is nearly over or that has to make room: one that was cancelled is to stay so, and
+    one that SLURM itself puts back is already on its way.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+    if state != "RUNNING":
+        return f"job {job} is {state.lower()} and was not requeued"
+    problem = _ask("scontrol", "requeue", job)
+    return f"job {job} could not be requeued ({problem})" if problem else f"job {job} was requeued"
+
+
+def _ask(*command: str) -> str:
+    """What a command of SLURM prints, errors too."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def _first(nodes: str) -> str:
+    """The first of a list such as gpu[03-05,9],login1."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]

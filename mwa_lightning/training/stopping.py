@@ -1,0 +1,187 @@
+"""How a run ends at a signal: between two steps, all ranks at the same one, and back into SLURM's queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, distributed
+
+from mwa_lightning.errors import Stopped
+from mwa_lightning.training import slurm
+from mwa_lightning.training.processes import Processes
+from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.signals import Signals
+
+log = logging.getLogger(__name__)
+
+# How long the other ranks wait for the first to have left, in seconds.
+_PATIENCE = 120.0
+
+
+class StopAgreement(pl.Callback):
+    """Has all ranks stop at one place because any of them was told to: `RunKeeper` saves there, evaluations are left.
+
+    After each batch the ranks exchange one number on the processor (gloo, whatever the devices use), and look at it a
+    batch later: nothing waits for it, no device is synchronised, and all of them see it at the same step.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+        self.agreed = False
+        self.close: Callable[[], None] | None = None  # what is still open, to be closed when the job is requeued
+        self._ranks: Any = None
+        self._pending: tuple[Any, Tensor] | None = None
+        self._step = 0
+
+    def due(self, trainer: pl.Trainer) -> bool:
+        """Whether to end now: it is agreed, and the batch that was just used has completed an optimizer step."""
+        return self.agreed and trainer.global_step > self._step
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """End the run, which was just saved. Raises Stopped."""
+        message = f"{self._name} after step {trainer.global_step}, which is saved"
+        log.info("stopped by %s", message)
+        raise Stopped(message)
+
+    def check(self, processes: Processes) -> None:
+        """Between parts of the set-up: raise Stopped, on all ranks if they have met.
+
+        Before, only the first does, which starts the others and ends them.
+        """
+        told = self.signals.noted if processes.first else None
+        if distributed.is_initialized():
+            every: list[Any] = [None] * processes.count
+            distributed.all_gather_object(every, self.signals.noted)
+            told = next((each for each in every if each is not None), None)
+        if told is not None:
+            raise Stopped(f"{told.name} before the first step")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the ranks' own line."""
+        self._connect(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step that this batch belongs to."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read what was exchanged after the batch before, and ask anew."""
+        self._exchange()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask at once: the run is saved here in any case, and validation may have taken long."""
+        self._receive()
+        self._send()
+        self._receive()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the ranks' own line."""
+        self._connect(trainer)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave an evaluation, which leaves nothing half-done; all ranks have as many batches. Raises Stopped."""
+        self._exchange()
+        if self.agreed:
+            raise Stopped(f"{self._name} during the evaluation, which is to be made again")
+
+    @property
+    def _name(self) -> str:
+        return "another rank's signal" if self.signals.noted is None else self.signals.noted.name
+
+    def _connect(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size > 1 and self._ranks is None:
+            self._ranks = distributed.new_group(backend="gloo")
+
+    def _exchange(self) -> None:
+        """Read what was sent after the batch before, and send anew; one process alone reads at once."""
+        self._receive()
+        if not self.agreed:
+            self._send()
+        if self._ranks is None:
+            self._receive()
+
+    def _send(self) -> None:
+        told = torch.tensor(int(self.signals.noted is not None))
+        work = None
+        if self._ranks is not None:
+            work = distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self._ranks, async_op=True)
+        self._pending = (work, told)
+
+    def _receive(self) -> None:
+        if self._pending is None:
+            return
+        (work, told), self._pending = self._pending, None
+        if work is not None:
+            work.wait()
+        self.agreed = self.agreed or bool(told)
+
+
+@contextmanager
+def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
+    """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
+
+    Raises Stopped, also where a process finds the others gone that had the same signal.
+    """
+    signals = stop.signals
+    try:
+        yield
+    except (Stopped, RuntimeError) as error:
+        if isinstance(error, Stopped):
+            why = str(error)
+        elif signals.noted is not None and processes.count > 1:
+            why = f"{signals.noted.name}, as the other ranks were"
+        else:
+            raise
+        came = signals.count
+        said = _what_next(config, run) if processes.first else ""
+        # Only now: with a slow server this may take longer than the notice that SLURM gives.
+        _close(stop)
+        if isinstance(error, Stopped) and not processes.first:
+            _let_first_leave(signals, came)
+        raise Stopped(f"stopped by {why}; {said}") from error
+
+
+def _what_next(config: DictConfig, run: RunDirectory) -> str:
+    if config.training.requeue and slurm.batch_job() is not None:
+        said = slurm.requeue()
+        log.info("%s", said)
+        return said
+    return f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
+
+
+def _close(stop: StopAgreement) -> None:
+    """Close the loggers; whatever goes wrong there, the run is saved and its job requeued."""
+    if stop.close is not None:
+        try:
+            stop.close()
+        except Exception as error:
+            log.warning("a logger did not close: %s", error)
+
+
+def _let_first_leave(signals: Signals, came: int) -> None:
+    """Wait for the first rank, whose work srun or torchrun would cut off as soon as another rank has left.
+
+    They, or SLURM when it requeues the job, send a signal then, or end this process.
+    """
+    end = time.monotonic() + _PATIENCE
+    while signals.count == came and time.monotonic() < end:
+        time.sleep(0.1)

@@ -1,0 +1,88 @@
+"""What SLURM's variables say about a process."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.processes import Processes, processes_of
+from mwa_lightning.training.slurm import batch_job, step
+
+TASK = {
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_PROCID": "11",
+    "SLURM_LOCALID": "3",
+    "SLURM_NODEID": "1",
+}
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TASK.items():
+        monkeypatch.setenv(name, value)
+
+
+def config(*, devices: int, num_nodes: int) -> DictConfig:
+    return OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": devices, "num_nodes": num_nodes}})
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[07-08]", "gpu07"), ("a,b", "a"), ("r[2,5-9]-n[1-4],z", "r2-n1"), ("host", "host"), ("a1,b[1-2]", "a1")],
+)
+def test_step__first_node(nodes: str, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
+    found = step()
+    assert found is not None
+    assert found.first_node == first
+    assert (found.rank, found.local_rank, found.node) == (11, 3, 1)
+
+
+@pytest.mark.usefixtures("task")
+def test_step__one_task_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts the further processes itself."""
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert step() is None
+    assert not Processes(config(devices=2, num_nodes=1)).started_for_us
+
+
+def test_batch_job__the_same_after_a_requeueing_and_none_in_an_interactive_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENVIRONMENT", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "1236")
+    assert batch_job() is None
+    monkeypatch.setenv("ENVIRONMENT", "BATCH")
+    assert batch_job() == "1236"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1234")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert batch_job() == "1234_2"
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(("devices", "num_nodes"), [(8, 1), (4, 4), (2, 2)])
+def test_processes__tasks_of_another_number(devices: int, num_nodes: int) -> None:
+    before = dict(os.environ)
+    with pytest.raises(ConfigError, match=r"srun started 16 tasks on 2 machines, trainer\.devices="):
+        Processes(config(devices=devices, num_nodes=num_nodes))
+    assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("task")
+def test_processes__rank_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    monkeypatch.setattr(Processes, "join", lambda self: None)  # there are no fifteen others to meet
+    with processes_of(config(devices=8, num_nodes=2)) as processes:
+        assert (processes.rank, processes.first, processes.count) == (11, False, 16)
+        environment = processes.environment
+        assert (environment.global_rank(), environment.local_rank(), environment.node_rank()) == (11, 3, 1)
+        assert (environment.main_address, environment.main_port) == ("gpu07", 15000 + 1234)
+        assert environment.world_size() == 16
+        assert environment.creates_processes_externally
+    assert dict(os.environ) == before
