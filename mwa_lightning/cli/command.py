@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 INTERRUPTED = 130
-_FLAGS = ("--help", "--cfg job", "--version")
+_FLAGS = ("--help", "--cfg job", "--multirun", "--version")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Command:
     execute: Callable[[DictConfig], None]
     usage: str
     main_keys: Sequence[str] = field(default=())
+    # With --multirun: gets the words, and whether only to show what would be done.
+    sweep: Callable[[list[str], bool], None] | None = None
 
 
 def run(command: Command, argv: Sequence[str] | None) -> int:
@@ -89,6 +91,10 @@ def _run(command: Command, arguments: list[str]) -> None:
         from mwa_lightning import __version__
 
         _show(__version__)
+    elif "--multirun" in flags:
+        if command.sweep is None:
+            raise ConfigError("--multirun: only mwa-train has it")
+        command.sweep(arguments, "--cfg job" in flags)
     else:
         config = command.compose(arguments)
         if "--cfg job" in flags:
@@ -124,7 +130,7 @@ def _take_flags(arguments: list[str]) -> set[str]:
                 raise ConfigError(f"{word} {what}: only --cfg job is there, which prints the configuration".strip())
             flags.add("--cfg job")
         elif word in ("--multirun", "-m"):
-            raise ConfigError(f"{word}: sweeps are not supported yet; start one command for each set of values")
+            flags.add("--multirun")
         elif word.startswith("-"):
             raise ConfigError(f"there is no flag {word}.{did_you_mean(word, _FLAGS) or ' --help lists them.'}")
         else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,9 @@ def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
         if override.is_delete():
             raise ConfigError(f"{argument}: keys cannot be removed; set {key}=null where null is allowed")
         if override.is_sweep_override():
-            raise ConfigError(f"{argument}: several values at once are a sweep; give one value")
+            raise ConfigError(
+                f"{argument}: several values at once are a sweep: start it with --multirun, or give one value"
+            )
         value = override.value()
         if override.package is not None:
             raise ConfigError(f"{argument}: '@' is not supported; write {key}=...")
@@ -57,7 +61,13 @@ def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
 
 def compose_groups(config_name: str, choices: dict[str, str | None]) -> DictConfig:
     """Compose the groups, and name the configuration after what was chosen."""
-    overrides = [f"{group}={'null' if choice is None else choice}" for group, choice in choices.items()]
+    return deepcopy(_compose_groups(config_name, tuple(choices.items())))
+
+
+@cache
+def _compose_groups(config_name: str, choices: tuple[tuple[str, str | None], ...]) -> DictConfig:
+    """Compose the groups; the jobs of a sweep mostly choose the same ones."""
+    overrides = [f"{group}={'null' if choice is None else choice}" for group, choice in choices]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
             config = compose(config_name=config_name, overrides=overrides, return_hydra_config=True)

@@ -16,14 +16,16 @@ _WIDTH = 110
 
 def help_text(command: Command) -> str:
     """Return the help of `command`: how it is called, what can be chosen and set, and its flags."""
+    groups = "\n".join(_groups(command.config_name))
     parts = [
         command.usage.strip(),
-        "Groups, one choice each (group=choice):\n" + "\n".join(_groups(command.config_name)),
+        *([f"Groups, one choice each (group=choice):\n{groups}"] if groups else []),
         "Keys (key=value); --cfg job prints all of them:\n" + "\n".join(_keys(command)),
         "Flags:\n  --help     this text\n  --cfg job  print the composed configuration and do nothing else\n"
-        "  --version  print the version",
-        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed; "
-        "75 stopped by a signal, and saved.",
+        + ("  -m, --multirun  a sweep; with --cfg job, print its jobs and do nothing else\n" if command.sweep else "")
+        + "  --version  print the version",
+        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed;\n"
+        "            75 stopped by a signal, and saved.",
     ]
     return "\n\n".join(parts)
 

@@ -118,6 +118,17 @@ def _optional(rule: Rule) -> Rule:
     return _either(_null, rule)
 
 
+def _list_of(each: Rule, what: str) -> Rule:
+    def rule(value: Any) -> Any:
+        if not isinstance(value, ListConfig) or not value:
+            raise ValueError(f"want a list of {what}")
+        for item in value:
+            each(item)
+        return value
+
+    return rule
+
+
 def _step_limit(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < -1 or value == 0:
         raise ValueError("want a whole number from 1 up, or -1 for no limit")
@@ -241,6 +252,28 @@ RULES: dict[str, Rule] = {
     "training.monitor": _text,
     "training.requeue": _flag,
     "training.requeue_signal": _choice("USR1", "USR2"),
+    "launcher.jobs": _integer(1),
+    "launcher.gpus": _optional(_list_of(_integer(0), "cards, such as [0,1]")),
+    "launcher.partition": _optional(_text),
+    "launcher.timeout_min": _integer(1),
+    "launcher.cpus_per_task": _integer(1),
+    "launcher.gpus_per_node": _optional(_integer(1)),
+    "launcher.mem_gb": _optional(_integer(1)),
+    "launcher.array_parallelism": _integer(1),
+    "launcher.signal_delay_s": _integer(0),
+    "launcher.requeue": _flag,
+    "tune.trials": _integer(1),
+    "tune.objective": _optional(_text),
+    "tune.sampler": _choice("tpe", "random"),
+    "tune.pruner": _choice("median", "hyperband", "none"),
+    "tune.startup_trials": _integer(0),
+    "tune.warmup_epochs": _integer(0),
+    "tune.reduction_factor": _integer(2),
+    "tune.seed": _integer(0),
+    "figures": _optional(_list_of(_text, "figures, such as [val/mean_recall,test/i2t_r1]")),
+    "sort": _optional(_text),
+    "format": _choice("markdown", "csv"),
+    "output": _optional(_path),
     "callbacks.early_stopping_patience": _optional(_integer(1)),
     "callbacks.progress_bar": _flag,
     "logger.project": _text,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
+from mwa_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,6 +20,8 @@ Adapt a frozen vision-language model to retrieval or to statements about images;
   mwa-train experiment=scenes_full        another experiment
   mwa-train experiment=mwa_beit3_base_coco data.root=DIR backbone.checkpoint=FILE backbone.tokenizer=FILE
   mwa-train adapter=head_only data=pairs data.root=DIR optim.lr=3e-4
+  mwa-train --multirun optim.lr=1e-3,3e-3 adapter=mwa,head_only [run_dir=FOLDER] [launcher=local|slurm]
+                                          every combination, each a run of its own; goes on where FOLDER is
 """
 _MAIN_KEYS = (
     "run_dir",
@@ -56,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         execute=_execute,
         usage=_USAGE,
         main_keys=_MAIN_KEYS,
+        sweep=_sweep,
     )
     return run(command, argv)
 
@@ -64,6 +69,8 @@ def _compose(arguments: list[str]) -> DictConfig:
     from mwa_lightning.cli.composing import apply, compose_groups, read_request
 
     request = read_request(arguments, config_name="train")
+    if any(key.partition(".")[0] == "launcher" for key in request.values):
+        raise ConfigError("launcher=...: only a sweep has one; add --multirun")
     if not {"backbone", "adapter", "task", "data", "experiment"} & request.choices.keys():
         request.choices["experiment"] = _DEMO
     config = compose_groups("train", request.choices)
@@ -71,7 +78,14 @@ def _compose(arguments: list[str]) -> DictConfig:
     return config
 
 
-def _execute(config: DictConfig) -> None:
+def compose_checked(arguments: list[str]) -> DictConfig:
+    """The configuration of a run, known to be one that can be tried."""
+    config = _compose(arguments)
+    _check(config)
+    return config
+
+
+def _check(config: DictConfig) -> None:
     from mwa_lightning.cli.consistency import check_data, check_model, check_task, check_training
 
     check_model(config)
@@ -79,9 +93,22 @@ def _execute(config: DictConfig) -> None:
     check_data(config)
     check_training(config)
 
+
+def _execute(config: DictConfig) -> None:
+    _check(config)
     from mwa_lightning.training.signals import listening
 
     with listening(config.training.requeue_signal) as signals:
         from mwa_lightning.training.fit import fit
 
         fit(config, signals)
+
+
+def _sweep(arguments: list[str], show_only: bool) -> None:
+    from mwa_lightning.cli.multirun import multirun
+
+    multirun(arguments, compose_checked, show_only=show_only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

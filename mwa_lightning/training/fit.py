@@ -36,7 +36,7 @@ from mwa_lightning.training.optim import make_optimizer, make_scheduler
 from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
-from mwa_lightning.training.run_directory import RunDirectory, choose
+from mwa_lightning.training.run_directory import FINISHED, RunDirectory, choose
 from mwa_lightning.training.setup import (
     check_device,
     check_trainer_keys,
@@ -125,7 +125,7 @@ def _run(
         callbacks=[stop],
     )
     figures |= keeper.best_figures
-    figures["time/fit_s"] = keeper.seconds
+    figures[FINISHED] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.
     step = earlier.get("time/step_s") if math.isnan(pace.median) else pace.median
     if step is not None:

@@ -135,7 +135,9 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
     identity = run.path / "wandb" / "id"
     if run.writes and not identity.is_file():
         identity.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(identity, secrets.token_hex(4).encode())
+        # In a sweep of W&B's own its agent has given the run an id, which W&B takes in place of ours.
+        given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        write_atomically(identity, (given or secrets.token_hex(4)).encode())
     options = {
         "name": run.path.name,
         "save_dir": run.path,

@@ -19,6 +19,8 @@ from mwa_lightning.errors import ConfigError, shorten
 from mwa_lightning.whole_files import is_left_behind, whole_file
 
 VERSION = "mwa_lightning_version"
+# The figure that is written with the last of the others, when a run is through.
+FINISHED = "time/fit_s"
 
 # What two configurations of one run may differ in: nothing of it changes the result.
 FREE_KEYS = frozenset(
@@ -134,6 +136,11 @@ class RunDirectory:
     def read_metrics(self) -> dict[str, float]:
         """The figures of an earlier start, empty if there are none."""
         return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is through: it has trained and evaluated."""
+        return FINISHED in self.read_metrics()
 
     @contextmanager
     def logging(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import mwa_lightning
-from mwa_lightning.cli import evaluate, prepare, train
+from mwa_lightning.cli import compare, evaluate, prepare, train, tune
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import DataError, ExpectationMissed
 
@@ -42,8 +42,8 @@ MISTAKES = [
     ("mwa-train", "experiment=mwa_beit3_base_cocoo", ["Did you mean mwa_beit3_base_coco?", "scenes_mwa"]),
     ("mwa-train", "data=null", ["data=None", "coco, flickr30k"]),
     ("mwa-train", "adapter@adapter_2=full", ["'@'"]),
-    ("mwa-train", "optim.lr=1,2", ["sweep", "one value"]),
-    ("mwa-train", "optim.lr=range(1,3)", ["sweep", "one value"]),
+    ("mwa-train", "optim.lr=1,2", ["--multirun", "one value"]),
+    ("mwa-train", "optim.lr=range(1,3)", ["--multirun", "one value"]),
     ("mwa-train", "~optim.lr", ["cannot be removed"]),
     ("mwa-train", "nonsense", ["'nonsense'", "key=value"]),
     ("mwa-train", "run_dir=a[b", ["quote"]),
@@ -81,8 +81,9 @@ MISTAKES = [
     ("mwa-train", "task=reasoning data=scenes_nlvr2 task.blind=all", ["task.blind=all", "images, text"]),
     ("mwa-train", "task=reasoning data=scenes_nlvr2 task.label_smoothing=1", ["task.label_smoothing=1", "below 1"]),
     ("mwa-train", "task=retrievel", ["Did you mean retrieval?", "entailment, reasoning, retrieval"]),
-    ("mwa-train", "-m", ["sweeps"]),
-    ("mwa-train", "--multirun", ["sweeps"]),
+    ("mwa-eval", "-m", ["--multirun", "only mwa-train"]),
+    ("mwa-train", "launcher=slurm", ["launcher", "add --multirun"]),
+    ("mwa-train", "launcher.jobs=2", ["launcher", "add --multirun"]),
     ("mwa-train", "--hepl", ["Did you mean --help?"]),
     ("mwa-train", "--cfg", ["--cfg job"]),
     ("mwa-train", "--cfg=hydra", ["--cfg job"]),
@@ -142,6 +143,22 @@ def test_main__help_of_training_names_the_menu(capsys: pytest.CaptureFixture[str
         assert words in text
     for words in ("scenes_mwa", "optim.lr", "peak learning rate", "trainer.precision", "adapter.first_layer"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (tune.main, ["mwa-tune", "launcher   local (default), slurm", "tune.trials", "interval(1e-4,1e-2)"]),
+        (compare.main, ["mwa-compare FOLDER...", "figures", "markdown or csv"]),
+    ],
+)
+def test_main__help_of_the_commands_on_many_runs(
+    main: Main, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in words)
+    assert max(map(len, text.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("name", MAINS)
@@ -238,7 +255,10 @@ def test_help__reader_leaves_early() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-HEAVY = "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)"
+HEAVY = (
+    "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'PIL', 'optuna', 'sqlalchemy', 'submitit'}; "
+    "heavy &= set(sys.modules)"
+)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +269,11 @@ HEAVY = "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'PIL'} & set(sys.
         ("train", "adapter=mwaa", 2),
         ("train", "data=coco data.root=gone", 2),
         ("train", "backbone=beit3_base", 2),
+        ("train", "-m --cfg job seed=1,2 launcher=slurm", 0),
+        ("train", "-m seed=1,-1", 2),
+        ("tune", "--help", 0),
+        ("tune", "tune.trials=0", 2),
+        ("compare", "gone", 2),
         ("evaluate", "--cfg job adapter=none", 0),
         ("evaluate", "run=gone", 2),
         ("prepare", "--help", 0),

@@ -36,8 +36,9 @@ def test_constraints__satisfy_what_the_package_asks_for() -> None:
         )
         if separator
     }
-    asked = project()["project"]["dependencies"] + project()["project"]["optional-dependencies"]["test"]
-    assert {requirement.partition(">=")[0] for requirement in asked} - tested == set()
+    extras = project()["project"]["optional-dependencies"]
+    asked = project()["project"]["dependencies"] + extras["slurm"] + extras["tune"] + extras["test"]
+    assert {requirement.partition(">=")[0] for requirement in asked} - tested == {"mwa-lightning[slurm,tune]"}
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_wheel__installed_into_an_empty_environment(tmp_path: Path) -> None:
     (site / "libraries.pth").write_text(f"{libraries}\n")
     where = call([str(python), "-c", "import mwa_lightning; print(mwa_lightning.__file__)"], cwd=empty)
     assert Path(where.strip()).is_relative_to(environment)
-    for command in ("mwa-train", "mwa-eval", "mwa-prepare"):
+    for command in ("mwa-train", "mwa-eval", "mwa-prepare", "mwa-tune", "mwa-compare"):
         text = call([str(environment / "bin" / command), "--help"], cwd=empty)
         assert text.startswith(command)
     assert "name: scenes_mwa" in call([str(environment / "bin" / "mwa-train"), "--cfg", "job"], cwd=empty)

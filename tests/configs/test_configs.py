@@ -28,11 +28,16 @@ EXPERIMENTS = [name for group, name in CHOICES if group == "experiment"]
 DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name", "task.name"}
 
 
-def composed(*arguments: str) -> DictConfig:
-    request = read_request(arguments, config_name="train")
-    config = compose_groups("train", request.choices)
+def composed(*arguments: str, config_name: str = "train") -> DictConfig:
+    request = read_request(arguments, config_name=config_name)
+    config = compose_groups(config_name, request.choices)
     apply(config, request)
     return config
+
+
+def root_of(group: str) -> str:
+    """A configuration that has a group."""
+    return "train" if group in groups_of("train") else "tune"
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -43,8 +48,10 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def test_discovery__finds_what_the_commands_promise() -> None:
-    assert {path.stem for path in FILES if path.parent == Path()} == {"train", "evaluate", "prepare"}
-    assert set(groups_of("train")) == {group for group, _ in CHOICES}
+    commands = {"train", "evaluate", "prepare", "multirun", "tune", "compare"}
+    assert {path.stem for path in FILES if path.parent == Path()} == commands
+    assert {*groups_of("train"), *groups_of("tune")} == {group for group, _ in CHOICES}
+    assert set(group_options("launcher")) == {"local", "slurm"}
     assert {"beit3_tiny", "beit3_base", "beit3_large", "clip_tiny", "clip_b32", "clip_b16", "clip_l14"} <= set(
         group_options("backbone")
     )
@@ -67,7 +74,7 @@ def test_discovery__finds_what_the_commands_promise() -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
 def test_choice__composes_and_every_value_has_a_rule(group: str, choice: str) -> None:
-    config = composed(f"{group}={choice}")
+    config = composed(f"{group}={choice}", config_name=root_of(group))
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     unruled = {
         key

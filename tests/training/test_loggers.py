@@ -64,6 +64,20 @@ def test_fit__wandb_offline(make_config: MakeConfig, tmp_path: Path, monkeypatch
     assert wandb.run is None  # closed, or the next run of this process would go on in it
 
 
+def test_make_loggers__wandb_takes_the_id_of_its_agent(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B uses the agent's id whatever it is told, so a run that is gone on with by hand has to know it."""
+    monkeypatch.setenv("WANDB_RUN_ID", "of_agent")
+    runs = [RunDirectory(tmp_path / name) for name in ("alone", "swept")]
+    for run in runs:
+        run.create()
+        make_loggers(make_config("logger=wandb", "logger.mode=disabled"), run)
+        monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    alone, swept = ((run.path / "wandb" / "id").read_text() for run in runs)
+    assert swept == "of_agent" != alone
+
+
 def test_make_loggers__wandb_keeps_its_id(make_config: MakeConfig, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.create()

@@ -1,0 +1,73 @@
+"""`mwa-compare`: one table over many runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.command import Command, run
+from mwa_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_USAGE = """
+mwa-compare FOLDER... [key=value ...]
+One table over the runs in folders: in what their settings differ, and what came out.
+
+  mwa-compare logs/retrieval/scenes_mwa/2026-01-31_12-00-00_multirun
+  mwa-compare FOLDER FOLDER figures=[val/mean_recall,test/i2t_r1] sort=test/i2t_r1
+  mwa-compare FOLDER format=csv output=table.csv
+"""
+_MAIN_KEYS = ("figures", "sort", "format", "output", "debug")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = Command(
+        name="mwa-compare",
+        config_name="compare",
+        compose=_compose,
+        execute=_execute,
+        usage=_USAGE,
+        main_keys=_MAIN_KEYS,
+    )
+    return run(command, argv)
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    from omegaconf import open_dict
+
+    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+
+    folders = [word for word in arguments if "=" not in word or Path(word).is_dir()]
+    request = read_request([word for word in arguments if word not in folders], config_name="compare")
+    config = compose_groups("compare", request.choices)
+    apply(config, request)
+    with open_dict(config):
+        config.folders = [str(Path(word).absolute()) for word in folders]
+    return config
+
+
+def _execute(config: DictConfig) -> None:
+    from mwa_lightning.sweeps.comparison import as_csv, as_markdown, read_runs, table
+    from mwa_lightning.training.run_directory import write_atomically
+
+    if not config.folders:
+        raise ConfigError("give one folder or more, of a sweep or with runs in it")
+    runs = read_runs([Path(folder) for folder in config.folders])
+    rows = table(runs, figures=config.figures, sort=config.sort, exact=config.format == "csv")
+    text = as_csv(rows) if config.format == "csv" else as_markdown(rows)
+    if config.output is None:
+        sys.stdout.write(text)
+        return
+    output = Path(config.output)
+    if not output.parent.is_dir():
+        raise ConfigError(f"output={output}: there is no folder {output.parent}")
+    write_atomically(output, text.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""From the words of a sweep to the words of its jobs, by Hydra's own grammar and the order of its basic sweeper."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from mwa_lightning.cli.menu import group_options
+from mwa_lightning.errors import ConfigError
+
+
+class _Menu:
+    """What Hydra's globs (`adapter=glob(mwa*)`) look the choices of a group up in."""
+
+    def get_group_options(self, group: str, results_filter: Any = None) -> list[str]:
+        return list(group_options(group))
+
+
+def parse(arguments: Iterable[str]) -> list[Override]:
+    """Read words by Hydra's grammar. Raises ConfigError for one that it does not understand."""
+    parser = OverridesParser.create(config_loader=_Menu())  # type: ignore[arg-type]
+    overrides = []
+    for argument in arguments:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except HydraException as error:
+            raise ConfigError(
+                f"{argument!r} is not understood: key=value or group=choice, several values as a,b or range(1,4)"
+            ) from error
+    return overrides
+
+
+def split(arguments: Sequence[str], *, apart: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words about the sweep itself (keys in `apart`, and what lies below them) from those of its jobs."""
+    of_sweep: list[str] = []
+    of_jobs: list[str] = []
+    for argument, override in zip(arguments, parse(arguments), strict=True):
+        own = override.key_or_group.partition(".")[0] in apart
+        (of_sweep if own else of_jobs).append(argument)
+    return of_sweep, of_jobs
+
+
+def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every combination of the values, the last key changing fastest; of a key given twice the last counts.
+
+    Raises ConfigError for what a grid cannot list.
+    """
+    values: dict[str, list[str]] = {}
+    for argument, override in zip(arguments, parse(arguments), strict=True):
+        key = override.get_key_element()
+        values[key] = [argument] if not override.is_sweep_override() else [f"{key}={v}" for v in listed(override)]
+        if not values[key]:
+            raise ConfigError(f"{argument}: has no value")
+    return list(itertools.product(*values.values()))
+
+
+def listed(override: Override) -> list[str]:
+    """The values of a word that has several, as they are typed."""
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line}: has no list of values; mwa-tune searches in intervals")
+    try:
+        return list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise ConfigError(f"{override.input_line}: {error}") from error

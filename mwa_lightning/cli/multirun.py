@@ -1,0 +1,111 @@
+"""`mwa-train --multirun`: a grid of runs; all are composed and checked before the first starts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mwa_lightning.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mwa_lightning.sweeps.folder import Job, SweepFolder
+    from mwa_lightning.sweeps.launching import Launcher
+
+    Compose = Callable[[list[str]], DictConfig]
+
+KEYS_OF_SWEEP = ("launcher", "run_dir")
+
+
+def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = False) -> None:
+    """Carry out every job of a grid that is not through yet.
+
+    `compose` makes the checked configuration of a run from its words. With `show_only`, print the jobs and do nothing
+    else. Without words of jobs, those that the folder records are gone on with.
+
+    Raises ConfigError, before anything is made, for words of any job that cannot be run; JobsFailed if jobs failed.
+    """
+    from mwa_lightning.cli.grid import grid, split
+    from mwa_lightning.sweeps.comparison import as_markdown, read_runs, table
+    from mwa_lightning.sweeps.folder import SweepFolder
+    from mwa_lightning.sweeps.launching import carry_out
+
+    of_sweep, of_jobs = split(arguments, apart=KEYS_OF_SWEEP)
+    settings = sweep_settings("multirun", of_sweep)
+    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
+    recorded = [] if given is None else given.read()
+    if given is not None and (given.path / "study.db").exists():
+        raise ConfigError(f"run_dir={given.path}: holds a search of mwa-tune; choose another folder")
+    wanted = [job.overrides for job in recorded] if recorded and not of_jobs else grid(of_jobs)
+    configs = [checked(words, compose, number) for number, words in enumerate(wanted)]
+    folder = given or SweepFolder(default_folder(configs, kind="multirun"))
+    jobs = numbered(wanted, recorded)
+    for job, config in zip(jobs, configs, strict=True):
+        folder.run(job).check(config)
+    if show_only:
+        for job in jobs:
+            print(f"{job.number}: {shlex.join(job.overrides)}")
+        return
+    launcher = make_launcher(settings, folder, configs)
+    with folder.locked():
+        jobs = numbered(wanted, folder.read())
+        kept = {job.number: job for job in folder.read()} | {job.number: job for job in jobs}
+        folder.write([kept[number] for number in sorted(kept)])
+    try:
+        carry_out(jobs, folder, launcher)
+    finally:
+        print(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
+
+
+def sweep_settings(config_name: str, arguments: list[str]) -> DictConfig:
+    """The configuration of the sweep itself."""
+    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+
+    request = read_request(arguments, config_name=config_name)
+    settings = compose_groups(config_name, request.choices)
+    apply(settings, request)
+    return settings
+
+
+def checked(words: Sequence[str], compose: Compose, number: int) -> DictConfig:
+    """The configuration of a job. Raises ConfigError that names the job."""
+    try:
+        return compose(list(words))
+    except UserError as error:
+        raise ConfigError(f"job {number} ({shlex.join(words)}): {error}") from error
+
+
+def numbered(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Job]) -> list[Job]:
+    """The jobs of these words: as they are recorded where they are, others with the next numbers."""
+    from mwa_lightning.sweeps.folder import Job
+
+    known = {job.overrides: job for job in recorded}
+    following = 1 + max((job.number for job in recorded), default=-1)
+    for words in wanted:
+        if words not in known:
+            known[words] = Job(following, words)
+            following += 1
+    return [known[words] for words in dict.fromkeys(wanted)]
+
+
+def default_folder(configs: Sequence[DictConfig], *, kind: str) -> Path:
+    """Named after the time, among the runs of the task and, where all have one, the name."""
+    from mwa_lightning.sweeps.folder import choose_folder
+
+    names = {str(config.name) for config in configs}
+    name = names.pop() if len(names) == 1 else kind
+    return choose_folder(task=str(configs[0].task.name), name=name, kind=kind)
+
+
+def make_launcher(settings: DictConfig, folder: SweepFolder, configs: Sequence[DictConfig]) -> Launcher:
+    """The launcher that was chosen. Raises ConfigError if it cannot be had."""
+    if settings.launcher.name == "slurm":
+        from mwa_lightning.sweeps.slurm import SlurmLauncher
+
+        return SlurmLauncher(settings.launcher, folder, configs)
+    from mwa_lightning.sweeps.local import LocalLauncher
+
+    return LocalLauncher(settings.launcher, folder)

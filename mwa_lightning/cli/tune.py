@@ -1,0 +1,156 @@
+"""`mwa-tune`: a search over settings, with optuna; each trial is a run of its own."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mwa_lightning.cli.command import Command, run
+from mwa_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mwa_lightning.sweeps.folder import SweepFolder
+    from mwa_lightning.sweeps.search import Search
+
+_USAGE = """
+mwa-tune key=VALUES ... [group=choice ...] [key=value ...]
+Search for the values with the best figure on the validation split. Words are those of mwa-train, and intervals:
+
+  mwa-tune experiment=scenes_mwa 'optim.lr=tag(log,interval(1e-4,1e-2))' 'adapter.mid_dim=choice(16,64)'
+  mwa-tune adapter=mwa,head_only 'optim.lr=1e-3,3e-3' tune.trials=30 tune.pruner=hyperband launcher.jobs=2
+  mwa-tune run_dir=FOLDER [tune.trials=60]       goes on with a search; several at a time work together
+"""
+_MAIN_KEYS = (
+    "run_dir",
+    "tune.trials",
+    "tune.objective",
+    "tune.sampler",
+    "tune.pruner",
+    "tune.startup_trials",
+    "tune.warmup_epochs",
+    "tune.reduction_factor",
+    "tune.seed",
+    "launcher.jobs",
+)
+_KEYS_OF_SEARCH = ("launcher", "run_dir", "tune")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = Command(
+        name="mwa-tune",
+        config_name="tune",
+        compose=_compose,
+        execute=_execute,
+        usage=_USAGE,
+        main_keys=_MAIN_KEYS,
+    )
+    return run(command, argv)
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    """The settings of the search, with the words of its runs as `words`."""
+    from omegaconf import open_dict
+
+    from mwa_lightning.cli.grid import split
+    from mwa_lightning.cli.multirun import sweep_settings
+
+    of_search, of_runs = split(arguments, apart=_KEYS_OF_SEARCH)
+    settings = sweep_settings("tune", of_search)
+    with open_dict(settings):
+        settings.words = of_runs
+    return settings
+
+
+def _execute(settings: DictConfig) -> None:
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"mwa-tune needs {error.name}, which is not installed: pip install 'mwa-lightning[tune]'"
+        ) from error
+    # Imported before the search, which may outlive the files of this version.
+    from mwa_lightning.sweeps import comparison  # noqa: F401
+
+    search = _prepare(settings)
+    try:
+        search.carry_out()
+    finally:
+        print(_result(search.folder, search.objective), end="")
+
+
+def _prepare(settings: DictConfig) -> Search:
+    """The search, its words known to make runs. Raises ConfigError, before anything is made, where they do not."""
+    from mwa_lightning.cli.grid import parse
+    from mwa_lightning.cli.multirun import checked, default_folder, make_launcher
+    from mwa_lightning.cli.train import compose_checked
+    from mwa_lightning.sweeps.folder import SweepFolder
+    from mwa_lightning.sweeps.search import Search
+    from mwa_lightning.sweeps.space import corners, distribution, word
+    from mwa_lightning.sweeps.study import DATABASE, SharedStudy, recorded_words
+
+    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
+    if given is not None and given.read() and not (given.path / DATABASE).is_file():
+        raise ConfigError(f"run_dir={given.path}: holds a sweep of mwa-train --multirun; choose another folder")
+    words = list(settings.words) or ([] if given is None else recorded_words(given))
+    overrides = dict(zip(words, parse(words), strict=True))
+    space = {each.get_key_element(): distribution(each) for each in overrides.values() if each.is_sweep_override()}
+    fixed = [argument for argument, each in overrides.items() if not each.is_sweep_override()]
+    if not space:
+        raise ConfigError("give at least one key several values, such as 'optim.lr=tag(log,interval(1e-4,1e-2))'")
+    configs = [
+        checked([*fixed, *(word(key, value) for key, value in point.items())], compose_checked, place)
+        for place, point in enumerate(corners(space))
+    ]
+    objective = _objective(settings, configs)
+    if any(config.training.monitor != objective for config in configs):
+        # The epoch that a run keeps is the one that it is judged by.
+        fixed.append(f"training.monitor={objective}")
+    folder = given or SweepFolder(default_folder(configs, kind="tune"))
+    launcher = make_launcher(settings, folder, configs)
+    max_epochs = max(config.trainer.max_epochs for config in configs)
+    with folder.locked():
+        if not folder.record.is_file():
+            folder.write([])
+        shared = SharedStudy(folder, space, settings.tune, max_epochs=max_epochs)
+        shared.agree({"words": words, "objective": objective, "seed": settings.tune.seed})
+    return Search(shared, launcher, fixed, objective=objective, max_epochs=max_epochs)
+
+
+def _objective(settings: DictConfig, configs: Sequence[DictConfig]) -> str:
+    """The figure that is sought. Raises ConfigError if it is not one of the validation split, or not one figure."""
+    monitors = sorted({str(config.training.monitor) for config in configs})
+    objective = str(settings.tune.objective or monitors[0])
+    if not objective.startswith("val/"):
+        raise ConfigError(
+            f"tune.objective={objective}: settings are chosen on the validation split, never on test; take a figure "
+            f"val/..., such as {monitors[0]}"
+        )
+    if settings.tune.objective is None and len(monitors) > 1:
+        raise ConfigError(f"the runs monitor different figures ({', '.join(monitors)}): name one with tune.objective=")
+    return objective
+
+
+def _result(folder: SweepFolder, objective: str) -> str:
+    """The table of the trials, and the words of the best."""
+    from mwa_lightning.sweeps.comparison import THROUGH, as_markdown, read_runs, table
+
+    jobs = folder.read()
+    if not jobs:
+        return ""
+    runs = read_runs([folder.path])
+    text = f"\n{as_markdown(table(runs, sort=objective))}"
+    through = [place for place, each in enumerate(runs) if each.state == THROUGH]
+    if through:
+        best = max(through, key=lambda place: runs[place].figures[objective])
+        text += f"\nbest: {folder.run(jobs[best]).path}\nmwa-train {shlex.join(jobs[best].overrides)}\n"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

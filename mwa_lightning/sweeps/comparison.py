@@ -1,0 +1,187 @@
+"""One table over many runs: in what they differ, and what came out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.sweeps.folder import RECORD, SweepFolder
+from mwa_lightning.training.run_directory import FINISHED, FREE_KEYS
+
+THROUGH = "through"
+# What says which part of a kind was chosen; the other keys of the part are compared among runs with the same part.
+_IDENTITY = ("layout", "name", "_target_")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its directory has it: flat settings and figures, empty where it has not come to them."""
+
+    label: str
+    state: str
+    settings: Mapping[str, Any]
+    figures: Mapping[str, float]
+
+    @property
+    def monitor(self) -> str | None:
+        """The figure on the validation split that its best epoch was chosen by."""
+        return self.settings.get("training.monitor")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs of folders: sweeps, run directories, or whatever has run directories one level below.
+
+    Raises ConfigError for a folder without any.
+    """
+    runs: list[Run] = []
+    for folder in folders:
+        before = f"{folder.name}/" if len(folders) > 1 else ""
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder")
+        if (folder / RECORD).is_file():
+            sweep = SweepFolder(folder)
+            found = [
+                read_run(sweep.run(job).path, f"{before}{job.number}", pruned=job.notes.get("pruned"))
+                for job in sweep.read()
+            ]
+        elif (folder / "config.yaml").is_file():
+            found = [read_run(folder, folder.name)]
+        else:
+            below = sorted(path.parent for path in folder.glob("*/config.yaml"))
+            found = [read_run(path, f"{before}{path.name}") for path in below]
+        if not found:
+            raise ConfigError(f"{folder}: neither it nor a folder in it is a run directory, with config.yaml in it")
+        runs += found
+    return runs
+
+
+def read_run(path: Path, label: str, *, pruned: int | None = None) -> Run:
+    """A run from its directory; `pruned` is the epoch after which a search ended it. Raises ConfigError on damage."""
+    settings, figures = path / "config.yaml", path / "metrics.json"
+    try:
+        config = _flat(yaml.safe_load(settings.read_text())) if settings.is_file() else {}
+        measured: dict[str, float] = json.loads(figures.read_text()) if figures.is_file() else {}
+    except (yaml.YAMLError, json.JSONDecodeError, AttributeError) as error:
+        raise ConfigError(f"{path}: config.yaml or metrics.json cannot be read") from error
+    if FINISHED in measured:
+        state = THROUGH
+    elif pruned is not None:
+        state = f"pruned after epoch {pruned}"
+    else:
+        state = "not finished" if config else "not started"
+    return Run(label, state, config, measured)
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that runs differ in, each with its value in every run.
+
+    A part of another kind is one difference, by its name (`adapter`: mwa, head_only); its keys count among runs that
+    have the same part. What changes nothing of the result is left out.
+    """
+    known = [run for run in runs if run.settings]
+    columns: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for run in known for key in run.settings):
+        part, _, name = key.rpartition(".")
+        if key in FREE_KEYS or key == "name" or part == "logger":
+            continue
+        if name in _IDENTITY and part:
+            column, values = part, {_identity(run, part) for run in known}
+            if len(values) > 1:
+                columns.setdefault(column, [_identity(run, column) for run in runs])
+            continue
+        seen: dict[str, set[str]] = {}
+        for run in known:
+            seen.setdefault(_identity(run, part), set()).add(_text(run.settings.get(key)))
+        if any(len(values) > 1 for values in seen.values()):
+            columns[key] = [_text(run.settings[key]) if key in run.settings else "" for run in runs]
+    return columns
+
+
+def table(
+    runs: Sequence[Run], *, figures: Sequence[str] | None = None, sort: str | None = None, exact: bool = False
+) -> list[list[str]]:
+    """Headings and rows: the run, its differing settings, its state, figures; best by `sort` first, unfinished last.
+
+    `sort` is by default the figure that the runs monitor, `figures` that one, its like on the evaluated split,
+    trained parameters and seconds. Figures have two decimals, settings four digits, unless `exact`.
+
+    Raises ConfigError if no run that is through has a figure that is asked for.
+    """
+    monitor = next((run.monitor for run in runs if run.monitor), None)
+    by = sort or monitor
+    if figures is None:
+        split = next((run.settings["split"] for run in runs if run.settings), "test")
+        of_split = [] if monitor is None else [monitor, f"{split}/{monitor.partition('/')[2]}"]
+        figures = [*dict.fromkeys(of_split), "params/trainable", FINISHED]
+        figures = [name for name in figures if any(name in run.figures for run in runs)] or of_split
+    else:
+        for name in (*figures, *([sort] if sort else [])):
+            through = [run for run in runs if run.state == THROUGH]
+            if through and not any(name in run.figures for run in through):
+                have = ", ".join(sorted(set().union(*(run.figures for run in through))))
+                raise ConfigError(f"no run has the figure {name}; there are {have}")
+    settings = differing(runs)
+    rows = []
+    for place, run in enumerate(runs):
+        chosen = [values[place] if exact else _short(values[place]) for values in settings.values()]
+        rows.append((run, [run.label, *chosen, run.state, *_cells(run, figures, exact=exact)]))
+    rows.sort(key=lambda row: -row[0].figures.get(by or "", -math.inf) if row[0].state == THROUGH else math.inf)
+    return [["run", *settings, "state", *figures], *(cells for _, cells in rows)]
+
+
+def as_csv(rows: Sequence[Sequence[str]]) -> str:
+    """A table as comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def _cells(run: Run, figures: Sequence[str], *, exact: bool) -> list[str]:
+    def text(value: float) -> str:
+        whole = float(value).is_integer()
+        return str(int(value)) if whole and (exact or abs(value) >= 1000) else repr(value) if exact else f"{value:.2f}"
+
+    return [text(run.figures[name]) if name in run.figures else "" for name in figures]
+
+
+def _identity(run: Run, part: str) -> str:
+    """The name of the part that a run has: its layout, its name, or the file of its class."""
+    for key in _IDENTITY:
+        value = run.settings.get(f"{part}.{key}")
+        if value is not None:
+            return str(value).split(".")[-2] if key == "_target_" else str(value)
+    return ""
+
+
+def _short(text: str) -> str:
+    """A fraction with many digits, as the searches' are, by its first four."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

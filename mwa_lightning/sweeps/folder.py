@@ -1,0 +1,114 @@
+"""The folder of a sweep: `multirun.yaml` with the words of every job, a run directory and a log for each."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+
+RECORD = "multirun.yaml"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: its number, the words that its command has besides `run_dir`, and what is noted of it.
+
+    `notes` may hold `slurm`, the id of its SLURM job, and `pruned`, the epoch after which a search ended it.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class SweepFolder:
+    """Names and writes the files of a sweep; nothing is made before `write`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / RECORD
+        self._depth = 0
+
+    def run(self, job: Job) -> RunDirectory:
+        """The run directory of a job."""
+        return RunDirectory(self.path / str(job.number))
+
+    def log(self, job: Job) -> Path:
+        """What a job's process prints."""
+        return self.path / f"{job.number}.log"
+
+    def command(self, job: Job) -> list[str]:
+        """The words after `mwa-train` that carry out a job."""
+        return [*job.overrides, f"run_dir={quoted(str(self.run(job).path))}"]
+
+    def read(self) -> list[Job]:
+        """The jobs that `multirun.yaml` records, none if there is no such file. Raises ConfigError if it is damaged."""
+        if not self.record.is_file():
+            if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
+                raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
+            return []
+        try:
+            content = yaml.safe_load(self.record.read_text())
+            return [
+                Job(number, tuple(entry.pop("overrides")), entry) for number, entry in sorted(content["jobs"].items())
+            ]
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            raise ConfigError(f"{self.record} cannot be read as the record of a sweep") from error
+
+    def write(self, jobs: Sequence[Job]) -> None:
+        """Write `multirun.yaml`. Raises ConfigError if the folder cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+        entries = {job.number: {"overrides": list(job.overrides), **job.notes} for job in jobs}
+        write_atomically(self.record, yaml.safe_dump({"jobs": entries}, sort_keys=False, width=110).encode())
+
+    def note(self, number: int, **notes: Any) -> None:
+        """Add to what is noted of a job."""
+        with self.locked():
+            self.write(
+                [replace(job, notes={**job.notes, **notes}) if job.number == number else job for job in self.read()]
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes that work on this folder out of a read and the write that follows."""
+        self._depth += 1
+        try:
+            if self._depth > 1:
+                yield
+                return
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / LOCK).open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        finally:
+            self._depth -= 1
+
+
+def quoted(text: str) -> str:
+    """A text as a value that Hydra's grammar reads back as it is."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def choose_folder(*, task: str, name: str, kind: str, now: datetime | None = None) -> Path:
+    """The default folder, `./logs/<task>/<name>/<time>_<kind>`; a time that is taken gets a number."""
+    time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
+    parent = Path("logs").absolute() / task / name
+    path, number = parent / f"{time}_{kind}", 1
+    while path.exists():
+        number += 1
+        path = parent / f"{time}_{number}_{kind}"
+    return path

@@ -1,0 +1,182 @@
+"""Carrying out the jobs of a sweep: what a launcher is, and the loop that keeps it busy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from mwa_lightning.errors import UserError
+from mwa_lightning.sweeps.folder import Job, SweepFolder
+
+# Seconds between two looks at the processes.
+LOOK = 0.2
+
+
+class Running(Protocol):
+    """A job that has been started, here or by an earlier start of the sweep."""
+
+    def poll(self) -> int | None:
+        """The exit code once the job has ended, None before; 0 where only the run directory can tell."""
+
+    def end(self) -> None:
+        """Ask the job to end now; what it has left in its run directory stays readable."""
+
+
+class Launcher(Protocol):
+    """Where jobs run. `room` is the number of them that it takes at a time."""
+
+    room: int
+    # Whether jobs end with the process that started them; others are found again by the next start.
+    own: bool
+
+    def find(self, job: Job) -> Running | None:
+        """The job, if an earlier start left it running or another process is at it."""
+
+    def start(self, jobs: Sequence[Job]) -> list[Running | None]:
+        """Start jobs; None for one that another process has taken up meanwhile."""
+
+
+class JobsFailed(UserError):  # noqa: N818 (the jobs' own messages are the errors)
+    """Jobs of a sweep failed; the exit code is that of the first of them."""
+
+    def __init__(self, failed: dict[int, int], *, total: int, folder: SweepFolder) -> None:
+        self.exit_code = next((code for code in failed.values() if code > 0), 1)
+        numbers = ", ".join(map(str, failed))
+        super().__init__(
+            f"{len(failed)} of {total} jobs failed ({numbers}): see {folder.path}/<number>.log; "
+            "started again with the same words, the sweep goes on with them"
+        )
+
+
+def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> None:
+    """Run the jobs that are not through, and wait for them; one that fails does not stop the others.
+
+    Raises JobsFailed at the end if any failed.
+    """
+    waiting = [job for job in jobs if not folder.run(job).finished]
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    print(f"sweep of {len(jobs)} jobs, {len(jobs) - len(waiting)} through before: {folder.path}", flush=True)
+    running: list[tuple[Job, Running]] = []
+    failed: dict[int, int] = {}
+    with ended_by_signals():
+        try:
+            while waiting or running:
+                waiting = _fill(waiting, running, folder, launcher, common)
+                for pair in list(running):
+                    job, process = pair
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    running.remove(pair)
+                    if folder.run(job).finished:
+                        print(f"job {job.number} through", flush=True)
+                    elif isinstance(process, Elsewhere):
+                        waiting.append(job)  # its process, not ours, ended on the way
+                    else:
+                        failed[job.number] = code or 1
+                        print(f"job {job.number} failed{_why(code, folder, job)}", flush=True)
+                time.sleep(LOOK)
+        except BaseException:
+            if launcher.own:
+                end_all([process for _, process in running])
+            raise
+    if failed:
+        raise JobsFailed(dict(sorted(failed.items())), total=len(jobs), folder=folder)
+
+
+class Elsewhere:
+    """A job that another process is at, as long as `busy` says so."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+
+    def poll(self) -> int | None:
+        """None while the other process is at it."""
+        return None if self._busy() else 0
+
+    def end(self) -> None:
+        """Nothing: it is not ours."""
+
+
+def end_all(processes: Sequence[Running], *, patience: float = 90.0) -> None:
+    """End jobs and wait until they have ended, at most `patience` seconds."""
+    for process in processes:
+        process.end()
+    limit = time.monotonic() + patience
+    while any(process.poll() is None for process in processes) and time.monotonic() < limit:
+        time.sleep(LOOK)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 end this process as Ctrl-C does, so that it takes its jobs with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def shown(job: Job, *, without: Collection[str] = ()) -> str:
+    """The words of a job, as they are typed."""
+    return shlex.join(word for word in job.overrides if word not in without)
+
+
+def last_line(folder: SweepFolder, job: Job) -> str:
+    """The last line that a job's process has printed."""
+    log = folder.log(job)
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _fill(
+    waiting: list[Job],
+    running: list[tuple[Job, Running]],
+    folder: SweepFolder,
+    launcher: Launcher,
+    common: set[str],
+) -> list[Job]:
+    """Start as many of the waiting jobs as there is room for, and return the others."""
+    room = launcher.room - len(running)
+    now, later = waiting[: max(0, room)], waiting[max(0, room) :]
+    fresh: list[Job] = []
+    for job in now:
+        found = launcher.find(job)
+        if found is None and folder.run(job).finished:
+            print(f"job {job.number} through, elsewhere", flush=True)
+        elif found is None:
+            fresh.append(job)
+        else:
+            running.append((job, found))
+            print(f"job {job.number} is running already", flush=True)
+    for job, process in zip(fresh, launcher.start(fresh) if fresh else [], strict=True):
+        if process is None:
+            later.append(job)
+        else:
+            running.append((job, process))
+            print(f"job {job.number} started: {shown(job, without=common)}", flush=True)
+    return later
+
+
+def _why(code: int, folder: SweepFolder, job: Job) -> str:
+    how = f" by signal {-code}" if code < 0 else f" (exit code {code})" if code else ""
+    return f"{how}: {last_line(folder, job)}"

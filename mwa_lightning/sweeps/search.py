@@ -1,0 +1,174 @@
+"""The search: asks the study for trials, starts their runs, watches their figures, ends the hopeless ones."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.trial import Trial, TrialState
+
+from mwa_lightning.errors import TrainingError
+from mwa_lightning.sweeps.folder import Job
+from mwa_lightning.sweeps.launching import (
+    LOOK,
+    Elsewhere,
+    JobsFailed,
+    Launcher,
+    Running,
+    end_all,
+    ended_by_signals,
+    last_line,
+    shown,
+)
+from mwa_lightning.sweeps.space import word
+from mwa_lightning.sweeps.study import SharedStudy, directory_of
+
+# So many trials that fail one after the other have a reason in common.
+_HOPELESS = 3
+
+
+@dataclass
+class _Attempt:
+    """A trial whose run is under way."""
+
+    trial: Trial
+    job: Job
+    process: Running
+    epochs: set[int] = field(default_factory=set)
+    hopeless: bool = False
+
+
+class Search:
+    """Works on a study until it has its trials; `words` are those that all its runs have."""
+
+    def __init__(
+        self, shared: SharedStudy, launcher: Launcher, words: Sequence[str], *, objective: str, max_epochs: int
+    ) -> None:
+        self.shared = shared
+        self.folder = shared.folder
+        self.launcher = launcher
+        self.words = tuple(words)
+        self.objective = objective
+        self.max_epochs = max_epochs
+        self._running: list[_Attempt] = []
+        self._failures = 0
+
+    def carry_out(self) -> None:
+        """Start trials and wait for them, those of other processes included, which are taken up if these die.
+
+        Raises JobsFailed at the end if any trial failed, TrainingError as soon as several fail one after the other.
+        """
+        print(f"search in {self.folder.path}", flush=True)
+        with ended_by_signals():
+            try:
+                with self.folder.locked():
+                    self.shared.retry(failed=True)
+                while self._fill() or self._running or self._others():
+                    for attempt in list(self._running):
+                        self._look(attempt)
+                    time.sleep(LOOK)
+            except BaseException:
+                if self.launcher.own:
+                    end_all([attempt.process for attempt in self._running])
+                raise
+            finally:
+                self.shared.close()
+        with self.folder.locked():
+            current = self.shared.current()
+        failed = {directory_of(trial): 1 for trial in current if trial.state == TrialState.FAIL}
+        if failed:
+            raise JobsFailed(failed, total=len(current), folder=self.folder)
+
+    def _fill(self) -> bool:
+        """Start trials while there is room; whether any was."""
+        begun = False
+        while len(self._running) < self.launcher.room:
+            with self.folder.locked():
+                trial = self.shared.ask()
+                if trial is None:
+                    break
+                self._begin(trial)
+            begun = True
+        return begun
+
+    def _begin(self, trial: Trial) -> None:
+        values = [word(key, value) for key, value in trial.params.items()]
+        job = Job(directory_of(trial), (*self.words, *values))
+        recorded = {earlier.number: earlier for earlier in self.folder.read()}
+        job = recorded.setdefault(job.number, job)
+        self.folder.write([recorded[number] for number in sorted(recorded)])
+        process = Done() if self.folder.run(job).finished else self.launcher.find(job)
+        if process is None:
+            (process,) = self.launcher.start([job])
+            print(f"trial {job.number} started: {shown(job, without=self.words)}", flush=True)
+        assert process is not None, "its log was free"
+        self._running.append(_Attempt(trial, job, process))
+
+    def _look(self, attempt: _Attempt) -> None:
+        """Tell the study what a run has come to."""
+        code = attempt.process.poll()
+        run, number = self.folder.run(attempt.job), attempt.job.number
+        for epoch, value in read_curve(run.metrics_table, self.objective).items():
+            if epoch not in attempt.epochs:
+                attempt.epochs.add(epoch)
+                attempt.trial.report(value, epoch)
+                hopeless = epoch < self.max_epochs and not attempt.hopeless and attempt.trial.should_prune()
+                if hopeless and code is None:
+                    attempt.hopeless = True
+                    attempt.process.end()
+        if code is None:
+            return
+        self._running.remove(attempt)
+        study = self.shared.study
+        if run.finished:
+            value = run.read_metrics()[self.objective]
+            study.tell(attempt.trial, value)
+            print(f"trial {number} through: {self.objective} {value:.2f}", flush=True)
+            self._failures = 0
+        elif attempt.hopeless:
+            last = max(attempt.epochs)  # it may have come further until it ended
+            study.tell(attempt.trial, state=TrialState.PRUNED)
+            self.folder.note(number, pruned=last)
+            print(f"trial {number} pruned after epoch {last}", flush=True)
+            self._failures = 0
+        elif isinstance(attempt.process, Elsewhere):
+            # Its process had lost whoever started it, and ended on the way.
+            (process,) = self.launcher.start([attempt.job])
+            attempt.process = process or attempt.process
+            self._running.append(attempt)
+        else:
+            study.tell(attempt.trial, state=TrialState.FAIL)
+            said = last_line(self.folder, attempt.job)
+            print(f"trial {number} failed (exit code {code}): {said}", flush=True)
+            self._failures += 1
+            if self._failures == _HOPELESS:
+                raise TrainingError(f"{_HOPELESS} trials one after the other failed; the last said: {said}")
+
+    def _others(self) -> bool:
+        """Whether other processes' trials are still running; those of dead ones are queued here."""
+        with self.folder.locked():
+            self.shared.retry(failed=False)
+            return self.shared.going_on()
+
+
+class Done:
+    """A run that was through before its trial was told."""
+
+    def poll(self) -> int | None:
+        """At once."""
+        return 0
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+def read_curve(table: Path, name: str) -> Mapping[int, float]:
+    """A figure of `metrics.csv` by epoch, counted from 1; a row that is still being written is left out."""
+    if not table.is_file():
+        return {}
+    text = table.read_text(encoding="utf-8")
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    return {int(row["epoch"]) + 1: float(row["value"]) for row in rows if row["name"] == name and row["epoch"]}

@@ -1,0 +1,63 @@
+"""`mwa-compare`, on folders as runs leave them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mwa_lightning.cli import compare
+
+
+@pytest.fixture
+def runs(elsewhere: Path) -> Path:
+    for number, (lr, value) in enumerate([(0.1, 40.0), (0.2, 60.0)]):
+        run = elsewhere / "runs" / str(number)
+        run.mkdir(parents=True)
+        config = {"split": "test", "training": {"monitor": "val/accuracy"}, "optim": {"lr": lr}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        metrics = {"val/accuracy": value, "test/accuracy": value + 1 / 3, "time/fit_s": 5.0}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    return elsewhere / "runs"
+
+
+def test_compare__markdown_to_the_terminal(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([str(runs)]) == 0
+    assert capsys.readouterr().out == (
+        "| run | optim.lr | state | val/accuracy | test/accuracy | time/fit_s |\n"
+        "|---|---|---|---|---|---|\n"
+        "| 1 | 0.2 | through | 60.00 | 60.33 | 5.00 |\n"
+        "| 0 | 0.1 | through | 40.00 | 40.33 | 5.00 |\n"
+    )
+
+
+def test_compare__exact_csv_to_a_file(runs: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["runs", "figures=[test/accuracy]", "format=csv", "output=table.csv"]) == 0
+    assert capsys.readouterr().out == ""
+    assert (elsewhere / "table.csv").read_text() == (
+        f"run,optim.lr,state,test/accuracy\n1,0.2,through,{60 + 1 / 3!r}\n0,0.1,through,{40 + 1 / 3!r}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", ["one folder or more"]),
+        ("gone", ["gone", "no such folder"]),
+        ("runs figures=[val/acuracy]", ["val/acuracy", "val/accuracy"]),
+        ("runs figures=val/accuracy", ["figures=val/accuracy", "a list of figures"]),
+        ("runs format=html", ["format=html", "markdown, csv"]),
+        ("runs output=gone/table.csv", ["output=", "there is no folder"]),
+        ("runs sortt=x", ["Did you mean sort?"]),
+    ],
+)
+def test_compare__mistakes(runs: Path, line: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mwa-compare: error: ")
+    assert captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err

@@ -1,0 +1,27 @@
+"""Launchers of short processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mwa_lightning.sweeps import local
+from mwa_lightning.sweeps.folder import SweepFolder
+from mwa_lightning.sweeps.local import LocalLauncher
+
+SHORT = (sys.executable, str(Path(__file__).with_name("short_run.py")))
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalLauncher]:
+    """A local launcher whose jobs are `short_run.py`."""
+    monkeypatch.setattr(local, "TRAIN", SHORT)
+
+    def make(folder: SweepFolder, *, jobs: int = 1, gpus: list[int] | None = None) -> LocalLauncher:
+        return LocalLauncher(OmegaConf.create({"name": "local", "jobs": jobs, "gpus": gpus}), folder)
+
+    return make

@@ -1,0 +1,33 @@
+"""A process that leaves what a run leaves, in a moment: for tests of those who start processes and watch over them.
+
+Its figure grows by `lr` each epoch, `epoch_s` seconds apart. `fail=N` ends it with that exit code while a file `fail`
+lies beside its run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+words = dict(argument.split("=", 1) for argument in sys.argv[1:])
+run = Path(words["run_dir"].strip("'"))
+if (run.parent / "fail").exists() and "fail" in words:
+    print("short run: error: as was asked for", file=sys.stderr)
+    sys.exit(int(words["fail"]))
+run.mkdir(exist_ok=True)
+(run / "config.yaml").write_text(json.dumps({"training": {"monitor": "val/score"}, "split": "test", **words}))
+with (run / "starts").open("a") as file:
+    print(os.getpid(), os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES", "all"), file=file)
+table = run / "metrics.csv"
+if not table.exists():
+    table.write_text("step,epoch,name,value\n")
+done = len(table.read_text().splitlines()) - 1
+for epoch in range(done, int(words.get("epochs", 1))):
+    time.sleep(float(words.get("epoch_s", 0)))
+    with table.open("a") as file:
+        print(f"{epoch},{epoch},val/score,{float(words['lr']) * (epoch + 1)}", file=file)
+figures = {"val/score": float(words["lr"]) * int(words.get("epochs", 1)), "test/score": 1.0, "time/fit_s": 0.5}
+(run / "metrics.json").write_text(json.dumps(figures))

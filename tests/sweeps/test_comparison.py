@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.sweeps.comparison import as_csv, as_markdown, differing, read_runs, table
+
+BASE: dict[str, Any] = {
+    "name": "a",
+    "run_dir": None,
+    "seed": 42,
+    "split": "test",
+    "backbone": {"_target_": "mwa_lightning.backbones.multiway.Multiway", "name": "beit3_tiny", "depth": 4},
+    "adapter": {"_target_": "mwa_lightning.adapters.mwa.MultiWayAdapter", "mid_dim": 16, "scale": 4.0},
+    "optim": {"lr": 0.001, "betas": [0.9, 0.98]},
+    "training": {"monitor": "val/mean_recall", "checkpoint_every_n_steps": None},
+    "logger": {"name": "csv"},
+}
+HEAD_ONLY = {"_target_": "mwa_lightning.adapters.head_only.HeadOnly", "checkpoint": None}
+
+
+def leave(path: Path, figures: dict[str, float] | None, **changes: Any) -> Path:
+    path.mkdir(parents=True)
+    config = {key: {**value} if isinstance(value, dict) else value for key, value in BASE.items()}
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        if name:
+            config[part][name] = value
+        else:
+            config[part] = value
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    if figures is not None:
+        (path / "metrics.json").write_text(json.dumps(figures))
+    return path
+
+
+def figures(value: float) -> dict[str, float]:
+    return {
+        "val/mean_recall": value,
+        "test/mean_recall": value - 1.25,
+        "test/i2t_r1": 100 - value,
+        "params/trainable": 32769.0,
+        "time/fit_s": 7.5,
+    }
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweep"
+    leave(folder / "0", figures(50.0), name="b", optim__lr=0.01)
+    leave(folder / "1", figures(70.123456), optim__lr=0.1, training__checkpoint_every_n_steps=3, logger={"name": "x"})
+    leave(folder / "2", figures(60.0), adapter=HEAD_ONLY)
+    leave(folder / "3", {"zero_shot/mean_recall": 1.0}, optim__lr=0.3)
+    leave(folder / "4", None, optim__lr=0.5)
+    jobs = {number: {"overrides": []} for number in range(6)} | {4: {"overrides": [], "pruned": 2}}
+    (folder / "multirun.yaml").write_text(yaml.safe_dump({"jobs": jobs}))
+    return folder
+
+
+def test_table__best_first_and_unfinished_last(sweep: Path) -> None:
+    rows = table(read_runs([sweep]))
+    assert rows[0] == [
+        *("run", "adapter", "optim.lr", "state"),
+        *("val/mean_recall", "test/mean_recall", "params/trainable", "time/fit_s"),
+    ]
+    assert rows[1:4] == [
+        ["1", "mwa", "0.1", "through", "70.12", "68.87", "32769", "7.50"],
+        ["2", "head_only", "0.001", "through", "60.00", "58.75", "32769", "7.50"],
+        ["0", "mwa", "0.01", "through", "50.00", "48.75", "32769", "7.50"],
+    ]
+    assert [row[:4] for row in rows[4:]] == [
+        ["3", "mwa", "0.3", "not finished"],
+        ["4", "mwa", "0.5", "pruned after epoch 2"],
+        ["5", "", "", "not started"],
+    ]
+
+
+def test_table__settings_of_many_digits_are_shortened(tmp_path: Path) -> None:
+    for number, lr in enumerate((0.00035312475617752464, 1e-05)):
+        leave(tmp_path / "all" / str(number), figures(50.0 - number), optim__lr=lr)
+    runs = read_runs([tmp_path / "all"])
+    assert [row[1] for row in table(runs)] == ["optim.lr", "0.0003531", "1e-05"]
+    assert table(runs, exact=True)[1][1] == "0.00035312475617752464"
+
+
+def test_table__chosen_figures_and_order(sweep: Path) -> None:
+    rows = table(read_runs([sweep]), figures=["test/i2t_r1"], sort="test/i2t_r1", exact=True)
+    assert [(row[0], row[-1]) for row in rows[1:4]] == [("0", "50"), ("2", "40"), ("1", repr(100 - 70.123456))]
+    with pytest.raises(ConfigError, match="no run has the figure val/mean_recal; there are params/trainable, test/i2t"):
+        table(read_runs([sweep]), figures=["val/mean_recal"])
+    with pytest.raises(ConfigError, match="no run has the figure x"):
+        table(read_runs([sweep]), figures=["test/i2t_r1"], sort="x")
+
+
+def test_differing__keys_of_a_part_count_among_runs_with_the_same_part(tmp_path: Path) -> None:
+    leave(tmp_path / "all" / "0", None, adapter__mid_dim=16)
+    leave(tmp_path / "all" / "1", None, adapter__mid_dim=64, optim__betas=[0.9, 0.999])
+    leave(tmp_path / "all" / "2", None, adapter=HEAD_ONLY, backbone__name="beit3_base", backbone__depth=12)
+    assert differing(read_runs([tmp_path / "all"])) == {
+        "backbone": ["beit3_tiny", "beit3_tiny", "beit3_base"],
+        "adapter": ["mwa", "mwa", "head_only"],
+        "adapter.mid_dim": ["16", "64", ""],
+        "optim.betas": ["[0.9, 0.98]", "[0.9, 0.999]", "[0.9, 0.98]"],
+    }
+
+
+def test_read_runs__of_several_folders(sweep: Path, tmp_path: Path) -> None:
+    one = leave(tmp_path / "one", figures(3.0))
+    labels = [run.label for run in read_runs([sweep, one])]
+    assert labels == [*(f"sweep/{number}" for number in range(6)), "one"]
+
+
+@pytest.mark.parametrize(("what", "message"), [("gone", "no such folder"), ("empty", "neither it nor a folder in it")])
+def test_read_runs__refused(tmp_path: Path, what: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        read_runs([tmp_path / what])
+
+
+def test_read_runs__damaged(tmp_path: Path) -> None:
+    run = leave(tmp_path / "run", None)
+    (run / "metrics.json").write_text('{"a": ')
+    with pytest.raises(ConfigError, match=r"run: config\.yaml or metrics\.json cannot be read"):
+        read_runs([run])
+
+
+def test_formats() -> None:
+    rows = [["run", "a|b"], ["0", "x,y"]]
+    assert as_markdown(rows) == "| run | a\\|b |\n|---|---|\n| 0 | x,y |\n"
+    assert list(csv.reader(io.StringIO(as_csv(rows)))) == rows

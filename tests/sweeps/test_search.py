@@ -1,0 +1,214 @@
+"""A real study in a real database, over short processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from mwa_lightning.errors import ConfigError, TrainingError
+from mwa_lightning.sweeps.folder import SweepFolder
+from mwa_lightning.sweeps.launching import JobsFailed
+from mwa_lightning.sweeps.local import LocalLauncher
+from mwa_lightning.sweeps.search import Search, read_curve
+from mwa_lightning.sweeps.study import SharedStudy, directory_of, recorded_words
+
+Make = Callable[..., LocalLauncher]
+SPACE: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-3, 10, log=True)}
+SEARCH = {"words": ["lr=interval(0.001,10)"], "objective": "val/score", "seed": 42}
+
+
+def settings(**changes: object) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "trials": 6,
+            "sampler": "tpe",
+            "pruner": "none",
+            "startup_trials": 3,
+            "warmup_epochs": 0,
+            "reduction_factor": 3,
+            "seed": 42,
+            **changes,
+        }
+    )
+
+
+def shared(path: Path, space: dict[str, BaseDistribution] = SPACE, **changes: object) -> SharedStudy:
+    folder = SweepFolder(path / "search")
+    with folder.locked():
+        if not folder.record.is_file():
+            folder.write([])
+        study = SharedStudy(folder, space, settings(**changes), max_epochs=5)
+        study.agree(SEARCH)
+    return study
+
+
+def search(study: SharedStudy, launcher: LocalLauncher, *words: str) -> Search:
+    return Search(study, launcher, words, objective="val/score", max_epochs=5)
+
+
+def tried(study: SharedStudy) -> list[float]:
+    return [trial.params["lr"] for trial in study.study.get_trials()]
+
+
+def states(study: SharedStudy) -> list[TrialState]:
+    return [trial.state for trial in study.study.get_trials()]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_study__goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, sampler: str) -> None:
+    """What is tried follows from the seed and what came out before, whatever process asks."""
+
+    def work(path: Path, trials: int) -> list[float]:
+        study = shared(path, sampler=sampler, trials=trials)
+        while (trial := study.ask()) is not None:
+            study.study.tell(trial, -((trial.params["lr"] - 2) ** 2))
+        study.close()
+        return tried(study)
+
+    whole = work(tmp_path / "whole", 9)
+    work(tmp_path / "parts", 2)
+    work(tmp_path / "parts", 4)
+    assert work(tmp_path / "parts", 9) == whole
+    assert len(set(whole)) == 9
+    other = shared(tmp_path / "other", sampler=sampler, seed=43)
+    trial = other.ask()
+    assert trial is not None
+    assert trial.params["lr"] != whole[0]
+
+
+def test_study__holds_what_is_sought_against_what_was(tmp_path: Path) -> None:
+    study = shared(tmp_path)
+    with pytest.raises(ConfigError, match="another seed: 42, not 43"):
+        study.agree({**SEARCH, "seed": 43})
+    assert recorded_words(study.folder) == SEARCH["words"]
+    assert recorded_words(SweepFolder(tmp_path / "nothing")) == []
+
+
+def test_study__trial_of_a_dead_process_is_tried_again_in_its_directory(tmp_path: Path) -> None:
+    dead, alive, third = shared(tmp_path), shared(tmp_path), shared(tmp_path)
+    first, second = dead.ask(), alive.ask()
+    assert first is not None
+    assert second is not None
+    dead.close()  # as when it is killed: the lock is gone
+    third.retry(failed=False)
+    third.retry(failed=False)
+    assert states(third) == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    again = third.ask()
+    assert again is not None
+    assert again.params == first.params
+    assert (again.number, directory_of(again)) == (2, 0)
+    third.study.tell(again, state=TrialState.FAIL)
+    assert [directory_of(trial) for trial in third.current()] == [0, 1]
+    third.retry(failed=True)
+    assert third.study.get_trials()[-1].state == TrialState.WAITING
+
+
+def test_search__finds_the_best(launcher: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = shared(tmp_path)
+    search(study, launcher(study.folder, jobs=2), "epochs=2").carry_out()
+    assert states(study) == [TrialState.COMPLETE] * 6
+    for trial, job in zip(study.study.get_trials(), study.folder.read(), strict=True):
+        assert job.overrides == ("epochs=2", f"lr={trial.params['lr']!r}")
+        assert trial.value == study.folder.run(job).read_metrics()["val/score"] == 2 * trial.params["lr"]
+        assert sorted(trial.intermediate_values) == [1, 2]
+    assert study.study.best_value == 2 * max(tried(study))
+    assert "trial 0 started: lr=" in capsys.readouterr().out
+    # Asked for more, it goes on; asked for no more, it has nothing to do.
+    more = shared(tmp_path, trials=8)
+    search(more, launcher(more.folder), "epochs=2").carry_out()
+    assert len(tried(more)) == 8
+    search(more, launcher(more.folder), "epochs=2").carry_out()
+    assert len(tried(more)) == 8
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_search__ends_hopeless_trials(launcher: Make, tmp_path: Path, pruner: str) -> None:
+    """Each better than all later ones: a trial that is worse from its first epoch on is not worth its others."""
+    space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["9", "8", "7", "0.1", "0.01", "0.001"])}
+    study = shared(tmp_path, space, pruner=pruner, startup_trials=2)
+    for lr in ("9", "8", "7", "0.1", "0.01", "0.001"):
+        study.study.enqueue_trial({"lr": lr})
+    search(study, launcher(study.folder), "epochs=5", "epoch_s=0.7").carry_out()
+    trials = study.study.get_trials()
+    assert trials[0].state == TrialState.COMPLETE
+    assert {trial.state for trial in trials[3:]} == {TrialState.PRUNED}
+    for job, trial in zip(study.folder.read(), trials, strict=True):
+        run = study.folder.run(job)
+        assert run.finished == (trial.state == TrialState.COMPLETE)
+        if trial.state == TrialState.PRUNED:
+            after = job.notes["pruned"]
+            assert after == max(trial.intermediate_values) < 5
+            assert trial.value == pytest.approx(after * float(trial.params["lr"]))
+            assert run.config.is_file()
+            assert after in read_curve(run.metrics_table, "val/score")
+
+
+def test_search__failed_trials_are_tried_again_when_it_is_started_again(launcher: Make, tmp_path: Path) -> None:
+    study = shared(tmp_path, trials=2)
+    (study.folder.path / "fail").touch()
+    with pytest.raises(JobsFailed, match=r"2 of 2 jobs failed \(0, 1\)"):
+        search(study, launcher(study.folder, jobs=2), "fail=2").carry_out()
+    (study.folder.path / "fail").unlink()
+    again = shared(tmp_path, trials=2)
+    search(again, launcher(again.folder), "fail=2").carry_out()
+    assert states(again) == [TrialState.FAIL] * 2 + [TrialState.COMPLETE] * 2
+    assert tried(again)[:2] == tried(again)[2:]
+    assert [job.number for job in again.folder.read()] == [0, 1]
+
+
+def test_search__gives_up_when_all_fail(launcher: Make, tmp_path: Path) -> None:
+    study = shared(tmp_path, trials=50)
+    (study.folder.path / "fail").touch()
+    with pytest.raises(TrainingError, match="3 trials one after the other failed; the last said: short run: error"):
+        search(study, launcher(study.folder), "fail=2").carry_out()
+    assert len(tried(study)) == 3
+
+
+def test_search__run_that_outlived_its_search_is_not_repeated(launcher: Make, tmp_path: Path) -> None:
+    """Killed between starting a run and hearing of its end; the run itself went on."""
+    killed = shared(tmp_path, trials=2)
+    orphan = search(killed, launcher(killed.folder), "epochs=3", "epoch_s=0.5")
+    assert orphan._fill()
+    killed.close()
+    again = shared(tmp_path, trials=2)
+    search(again, launcher(again.folder), "epochs=3", "epoch_s=0.5").carry_out()
+    assert states(again) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    starts = (again.folder.path / "0" / "starts").read_text().splitlines()
+    assert len(starts) == 1
+
+
+def test_search__several_work_on_one_study(launcher: Make, tmp_path: Path) -> None:
+    studies = [shared(tmp_path, trials=6) for _ in range(2)]
+    errors: list[BaseException] = []
+
+    def work(study: SharedStudy) -> None:
+        try:
+            search(study, launcher(study.folder), "epochs=2", "epoch_s=0.2").carry_out()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(study,)) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert errors == []
+    last = shared(tmp_path)
+    trials = last.study.get_trials()
+    assert states(last) == [TrialState.COMPLETE] * 6
+    assert len({trial.user_attrs["owner"] for trial in trials}) == 2
+    assert [job.number for job in last.folder.read()] == list(range(6))
+    assert all(len((last.folder.path / str(n) / "starts").read_text().splitlines()) == 1 for n in range(6))
+
+
+def test_read_curve__by_epoch_from_one_without_the_row_in_writing(tmp_path: Path) -> None:
+    table = tmp_path / "metrics.csv"
+    assert read_curve(table, "val/a") == {}
+    table.write_text("step,epoch,name,value\n3,0,val/a,1.5\n3,0,val/b,9\n1,,val/a,7\n6,1,val/a,2.5\n9,2,val/a,3")
+    assert read_curve(table, "val/a") == {1: 1.5, 2: 2.5}

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mwa_lightning.cli.grid import parse
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.sweeps.space import corners, distribution, word
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("tag(log,interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
+        ("interval(0,0.5)", FloatDistribution(0, 0.5)),
+        ("int(interval(1,8))", IntDistribution(1, 8)),
+        ("tag(log,int(interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("range(16,64,16)", IntDistribution(16, 48, step=16)),
+        ("tag(log,range(1,65))", IntDistribution(1, 64, log=True)),
+        ("range(0.5,2,0.5)", FloatDistribution(0.5, 1.5, step=0.5)),
+        ("choice(16,64)", CategoricalDistribution(["16", "64"])),
+        ("1e-3,null", CategoricalDistribution(["0.001", "null"])),
+        ("'a,b',c", CategoricalDistribution(["'a,b'", "c"])),
+        ("glob(m*)", CategoricalDistribution(["modex", "mwa"])),
+    ],
+)
+def test_distribution(values: str, expected: BaseDistribution) -> None:
+    (override,) = parse([f"adapter={values}"])
+    assert distribution(override) == expected
+
+
+@pytest.mark.parametrize(
+    "values", ["tag(log,range(0.1,1,0.1))", "interval(2,1)", "range(3,1)", "tag(log,interval(0,1))"]
+)
+def test_distribution__refused(values: str) -> None:
+    (override,) = parse([f"optim.lr={values}"])
+    with pytest.raises(ConfigError, match=r"optim\.lr=.*cannot be searched in"):
+        distribution(override)
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"), [(1e-5, "k=1e-05"), (0.1 + 0.2, "k=0.30000000000000004"), (7, "k=7"), ("'a,b'", "k='a,b'")]
+)
+def test_word__reads_back_as_the_same_value(value: Any, typed: str) -> None:
+    assert word("k", value) == typed
+    read = parse([typed])[0].value()
+    assert read == (value if not isinstance(value, str) else "a,b")
+
+
+def test_corners__all_combinations_or_each_value() -> None:
+    space = {"a": CategoricalDistribution(["x", "y", "z"]), "b": FloatDistribution(0, 1), "c": IntDistribution(4, 4)}
+    points = corners(space)
+    assert len(points) == 6
+    assert {"a": "z", "b": 1.0, "c": 4} in points
+    few = corners(space, most=5)
+    assert few == [
+        {"a": "x", "b": 0.0, "c": 4},
+        {"a": "y", "b": 0.0, "c": 4},
+        {"a": "z", "b": 0.0, "c": 4},
+        {"a": "x", "b": 0.0, "c": 4},
+        {"a": "x", "b": 1.0, "c": 4},
+        {"a": "x", "b": 0.0, "c": 4},
+    ]
