@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _USAGE = """
 mwa-tune key=VALUES ... [group=choice ...] [key=value ...]
-Search for the values with the best figure on the validation split. Words are those of mwa-train, and intervals:
+Search for the values with the best figure on the validation split. Words are those of mwa-train:
 
   mwa-tune experiment=scenes_mwa 'optim.lr=tag(log,interval(1e-4,1e-2))' 'adapter.mid_dim=choice(16,64)'
   mwa-tune adapter=mwa,head_only 'optim.lr=1e-3,3e-3' tune.trials=30 tune.pruner=hyperband launcher.jobs=2

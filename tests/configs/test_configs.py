@@ -25,7 +25,7 @@ RECIPES = [path.stem for path in FILES if path.parent.name == "recipe"]
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name not in ("", "recipe")]
 EXPERIMENTS = [name for group, name in CHOICES if group == "experiment"]
 # What says what a part is rather than how it behaves; nobody sets these.
-DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name", "task.name"}
+DESCRIPTIVE = {"_target_", "official", "layout", "backbone.name", "logger.name", "task.name", "launcher.name"}
 
 
 def composed(*arguments: str, config_name: str = "train") -> DictConfig:
