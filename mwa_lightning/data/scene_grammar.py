@@ -1,10 +1,10 @@
 """What stands in a picture of `scenes`, and how each domain speaks about it.
 
 A scene is a grey or black ground with two or three things of different kinds (colour and shape), each in one
-of nine cells. The two domains describe the same world: `source` with the plain words, `target` with sentence
-forms and some words of its own. Most captions of `target` name the painter, and painters are called after colours
-and shapes: "Mr Green Star painted a navy disc" has nothing green in it. To a model of `source` it has; what such words
-mean depends on where they stand, which a head over the frozen model cannot learn, and an adapter can.
+of nine cells. The two domains describe the same world: `source` with the plain words, `target` in sentence forms of its
+own that name the painter, and painters are called after colours and shapes: "Mr Green Star painted a blue circle" has
+nothing green in it. To a model of `source` it has; what such words mean depends on where they stand, which a head over
+the frozen model cannot learn, and an adapter can.
 """
 
 from __future__ import annotations
@@ -106,17 +106,17 @@ WORDINGS: dict[str, Wording] = {
     ),
     "target": Wording(
         colours={
-            "red": ("crimson",),
+            "red": ("red",),
             "orange": ("orange",),
             "yellow": ("yellow",),
             "green": ("green",),
             "cyan": ("cyan",),
-            "blue": ("navy",),
+            "blue": ("blue",),
             "purple": ("purple",),
             "pink": ("pink",),
         },
         shapes={
-            "circle": ("disc",),
+            "circle": ("circle",),
             "square": ("square",),
             "triangle": ("triangle",),
             "star": ("star",),
@@ -131,22 +131,23 @@ WORDINGS: dict[str, Wording] = {
         relations={
             "left": ("on the left of",),
             "right": ("on the right of",),
-            "above": ("atop",),
-            "below": ("beneath",),
+            "above": ("above",),
+            "below": ("below",),
         },
         sentences=(
             "{painter} painted {a} {relation} {b}.",
             "{painter} made {a} {relation} {b}.",
             "{painter} shows us {a} {relation} {b}.",
-            "{a} sits {relation} {b}.",
+            "Here {painter} put {a} {relation} {b}.",
+            "On canvas {painter} drew {a} {relation} {b}.",
         ),
         lists=(
             "{painter} painted {things}.",
             "{painter} made {things}.",
-            "Here one can find {things}.",
+            "This canvas by {painter} holds {things}.",
         ),
         vague=("{painter} painted {a}, and more besides.",),
-        painters=("Mr {colour}", "Mrs {colour}", "Mr {colour} {shape}", "Mrs {colour} {shape}"),
+        painters=("Mr {colour} {shape}", "Mrs {colour} {shape}"),
     ),
 }
 DOMAINS = tuple(WORDINGS)
