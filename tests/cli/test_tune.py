@@ -131,7 +131,7 @@ def test_tune__killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
 def test_tune__two_work_together_and_end_hopeless_runs(scenes: Path, tmp_path: Path) -> None:
     """A learning rate of 1e-9 stays where it began; beside one that learns it is ended early, and stays readable."""
     folder = tmp_path / "search"
-    words = [*TINY, "trainer.max_epochs=40", f"data.root={scenes}", "optim.lr=choice(1e-2,1e-9)", f"run_dir={folder}"]
+    words = [*TINY, "trainer.max_epochs=12", f"data.root={scenes}", "optim.lr=choice(1e-2,1e-9)", f"run_dir={folder}"]
     words += ["tune.trials=6", "tune.startup_trials=1", "tune.sampler=random", "training.monitor=val/t2i_r1"]
     both = [start(*words), start(*words)]
     for process in both:
