@@ -150,7 +150,7 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
         logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
     except ModuleNotFoundError as error:
         raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
-    if run.writes:
+    if run.writes and config.logger.mode != "disabled":
         # Starts W&B's own process, deaf to signals that SLURM sends to all: the run ends it after it has saved.
         with held_back():
             if problem := unreachable(logger):

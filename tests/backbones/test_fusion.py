@@ -16,7 +16,7 @@ from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.tasks.heads import retrieval_heads
+from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.model import RetrievalModel
 
 FORMS = [(0, False), (0, True), (2, False), (2, True)]
@@ -151,7 +151,8 @@ def test_adapters__train_what_they_should_and_survive_their_file(
 ) -> None:
     def model() -> FusionModel:
         backbone = make(fusion_layers, pair)
-        return FusionModel(backbone=backbone, adapter=method(), heads=retrieval_heads(backbone))
+        heads = FusionRetrievalHeads(vision_width=32, text_width=16, width=8)
+        return FusionModel(backbone=backbone, adapter=method(), heads=heads)
 
     trained = model()
     frozen = {name: p.detach().clone() for name, p in trained.named_parameters() if not p.requires_grad}

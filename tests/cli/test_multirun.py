@@ -124,7 +124,7 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
         ("seed=1,2 launcher.gpus=[0] launcher.jobs=2", ["launcher.gpus=[0]", "launcher.jobs=2"]),
         ("seed=1,2 launcher=slurm trainer.devices=1,2", ["equal trainer.num_nodes"]),
         ("seed=1,2 launcher=slurm trainer.devices=auto", ["trainer.devices=auto"]),
-        ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher=slurm", "partitoin"]),
+        ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher.partitoin", "Did you mean launcher.partition?"]),
         ("seed=1,2 run_dir=taken", ["run_dir=", "no multirun.yaml"]),
     ],
 )

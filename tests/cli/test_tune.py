@@ -53,7 +53,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ("", ["at least one key", "interval"]),
         ("optim.lr=1e-3", ["at least one key"]),
         ("optim.lr=1,2 tune.objective=test/mean_recall", ["tune.objective=test/mean_recall", "never on test", "val/"]),
-        ("optim.lr=1,2 training.monitor=test/mean_recall", ["never on test"]),
+        ("optim.lr=1,2 training.monitor=test/mean_recall", ["training.monitor=test/mean_recall", "val/mean_recall"]),
         ("optim.lr=interval(-1,1)", ["job 0 (optim.lr=-1.0)", "above 0"]),
         ("adapter=mwa,mwaa", ["adapter=mwaa", "Did you mean mwa?"]),
         ("adapter=mwa,head_only adapter.mid_dim=8,16", ["adapter=head_only", "'adapter.mid_dim'"]),
