@@ -219,7 +219,8 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
         failed = processes.failed(patience=_PATIENCE) if lost else None
         processes.stop()
         # Taking leave of the others waits for them, so only the last process there is does it.
-        if processes.workers and distributed.is_initialized() and not met:
+        alone = processes.count == 1 or bool(processes.workers)
+        if alone and distributed.is_initialized() and not met:
             distributed.destroy_process_group()
         if failed is not None:
             raise failed from error

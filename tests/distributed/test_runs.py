@@ -60,7 +60,9 @@ def test_train__two_processes_are_as_one(
     train_two: Train, train_one: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    options = ("adapter.dropout=0", "save_predictions=true")
+    import mwa_lightning.data.subwords  # noqa: F401 (its import sets a variable of the tokenizers, for all processes)
+
+    options = ("adapter.dropout=0", "adapter.scale=1", "save_predictions=true")
     environment = dict(os.environ)
     assert train_two(*options, f"run_dir={two}", "training.zero_shot=true") == 0
     assert not distributed.is_initialized()
