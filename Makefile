@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help demo test test-slow check format all-checks setup clean
+.PHONY: help demo test test-slow test-slurm check format all-checks setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,8 +19,11 @@ demo: $(STAMP) ## adapt the small built-in backbone to the built-in data set, an
 test: $(STAMP) ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP) ## the slow tests; as root on Debian this installs SLURM, for its own tests
-	INSTALL_SLURM=1 $(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) ## the slow tests, but for those on a real SLURM
+	$(BIN)/python -m pytest -m slow --ignore tests/slurm
+
+test-slurm: $(STAMP) ## the tests on a real SLURM, which they install as root on Debian
+	INSTALL_SLURM=1 $(BIN)/python -m pytest -m slow tests/slurm
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -146,21 +146,20 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
         "entity": config.logger.entity,
         "resume": "allow",
     }
-    try:
-        logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
-    except ModuleNotFoundError as error:
-        raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
-    if run.writes and config.logger.mode != "disabled":
-        # Starts W&B's own process, deaf to signals that SLURM sends to all: the run ends it after it has saved.
-        with held_back():
-            if problem := unreachable(logger):
-                log.warning(
-                    "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them",
-                    problem,
-                    run.path / "wandb",
-                )
-                logger = WandbLogger(**options, mode="offline")
-                _ = logger.experiment
+    # What W&B starts is deaf to signals that SLURM sends to all: the run ends it after it has saved.
+    with held_back():
+        try:
+            logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
+        except ModuleNotFoundError as error:
+            raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
+        if run.writes and config.logger.mode != "disabled" and (problem := unreachable(logger)):
+            log.warning(
+                "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them",
+                problem,
+                run.path / "wandb",
+            )
+            logger = WandbLogger(**options, mode="offline")
+            _ = logger.experiment
     return logger
 
 

@@ -129,7 +129,7 @@ def test_tune__killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_tune__two_work_together_and_end_hopeless_runs(scenes: Path, tmp_path: Path) -> None:
-    """A learning rate of 1e-9 stays where it began; beside one that learns it is ended early, and stays readable."""
+    """Of two learning rates one is worse from the first epoch on: it is ended early, and stays readable."""
     folder = tmp_path / "search"
     words = [*TINY, "trainer.max_epochs=12", f"data.root={scenes}", "optim.lr=choice(1e-2,1e-9)", f"run_dir={folder}"]
     words += ["tune.trials=6", "tune.startup_trials=1", "tune.sampler=random", "training.monitor=val/t2i_r1"]
@@ -143,9 +143,10 @@ def test_tune__two_work_together_and_end_hopeless_runs(scenes: Path, tmp_path: P
     pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
     assert pruned
     assert {trial.state for trial in found} == {TrialState.PRUNED, TrialState.COMPLETE}
+    best = max((trial for trial in found if trial.state == TrialState.COMPLETE), key=lambda trial: trial.value)
     for trial in pruned:
         run = folder / str(trial.number)
-        assert trial.params["optim.lr"] == "1e-09"
+        assert trial.params["optim.lr"] != best.params["optim.lr"]
         assert yaml.safe_load((run / "config.yaml").read_text())["training"]["monitor"] == "val/t2i_r1"
         assert (run / "checkpoints" / "last.ckpt").is_file()
         assert not (run / "metrics.json").is_file()
