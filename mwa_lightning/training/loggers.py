@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 from mwa_lightning.errors import ConfigError, Stopped, StorageError
 from mwa_lightning.training.reaching import patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
-from mwa_lightning.training.signals import held_back
 from mwa_lightning.whole_files import writing
 
 log = logging.getLogger(__name__)
@@ -101,6 +100,23 @@ class TableLogger(Logger):
         """Nothing: the configuration is in config.yaml."""
 
 
+class LosableWandbLogger(WandbLogger):
+    """W&B's logger, whose own process may end before the run: SLURM may signal it too, while the run has to save."""
+
+    lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Pass figures on as long as there is somebody who takes them; `metrics.csv` has them in any case."""
+        if self.lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:
+            self.lost = True
+            log.warning("W&B takes no more figures until the next start (%s); metrics.csv has them", error)
+
+
 def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     """The table, and what `logger` asks for. Raises ConfigError if it cannot be had."""
     loggers: list[Logger] = [TableLogger(path=run.metrics_table)]
@@ -124,7 +140,7 @@ def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
     for logger in loggers:
         if not stopped:
             logger.finalize("success")
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, LosableWandbLogger) and not logger.lost:
             if stopped:
                 logger.experiment.mark_preempting()
             logger.experiment.finish(exit_code=Stopped.exit_code if stopped else 0)
@@ -146,20 +162,15 @@ def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
         "entity": config.logger.entity,
         "resume": "allow",
     }
-    # What W&B starts is deaf to signals that SLURM sends to all: the run ends it after it has saved.
-    with held_back():
-        try:
-            logger = WandbLogger(**options, mode=config.logger.mode, settings=patience())
-        except ModuleNotFoundError as error:
-            raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
-        if run.writes and config.logger.mode != "disabled" and (problem := unreachable(logger)):
-            log.warning(
-                "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them",
-                problem,
-                run.path / "wandb",
-            )
-            logger = WandbLogger(**options, mode="offline")
-            _ = logger.experiment
+    try:
+        logger = LosableWandbLogger(**options, mode=config.logger.mode, settings=patience())
+    except ModuleNotFoundError as error:
+        raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
+    if run.writes and config.logger.mode == "online" and (problem := unreachable(logger)):
+        log.warning(
+            "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, run.path / "wandb"
+        )
+        return LosableWandbLogger(**options, mode="offline")
     return logger
 
 

@@ -23,7 +23,7 @@ def patience() -> Any:
 
 
 def unreachable(logger: WandbLogger) -> str:
-    """Open the run of a logger: why its server cannot be reached, empty if it can or is not wanted.
+    """Open the run of an online logger: why its server cannot be reached, empty if it can.
 
     Raises ConfigError if nobody is logged in.
     """

@@ -1,4 +1,4 @@
-"""A real SLURM of one node; `make test-slow` installs it, so these tests run nowhere else."""
+"""A real SLURM of one node; `make test-slurm` installs it, so these tests run nowhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cluster() -> Iterator[Cluster]:
     """The cluster, for all tests of a session; skips where there can be none."""
     installed = all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "munged"))
     if not installed and not os.environ.get("INSTALL_SLURM"):
-        pytest.skip("SLURM is not installed here; make test-slow installs it on Debian, as root")
+        pytest.skip("SLURM is not installed here; make test-slurm installs it on Debian, as root")
     # Names of sockets are short, so pytest's own folder will not do.
     folder = Path(tempfile.mkdtemp(prefix="slurm_"))
     started = subprocess.run([SCRIPT, "start", folder], text=True, capture_output=True, check=False)
