@@ -14,7 +14,7 @@ from PIL import Image
 from mwa_lightning.data import sources
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.sampling import epoch_order
-from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.data.scenes import VERSION, write_scenes_nlvr2
 from mwa_lightning.data.statement_datamodule import StatementDataModule
 from mwa_lightning.data.statement_loading import StatementCollate, swap_sides
 from mwa_lightning.data.statements import StatementBatch
@@ -254,7 +254,7 @@ def test_prepare_data__scenes_in_the_cache(
     module = _module(None, tokenizer, layout="scenes_nlvr2", domain="source")
     module.prepare_data()
     module.setup()
-    assert [path.name for path in tmp_path.iterdir()] == ["scenes-nlvr2-v2-source-0-8-4-4"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"scenes-nlvr2-v{VERSION}-source-0-8-4-4"]
     assert module.classes == ("False", "True")
     assert sum(len(batch.labels) for batch in module.train_dataloader()) == 8
     assert module.split("test").groups is not None

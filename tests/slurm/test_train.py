@@ -164,7 +164,7 @@ def test_train__tasks_that_do_not_fit_are_one_line_and_a_failed_rank_ends_the_jo
 
 def test_pain_2__array_jobs_have_directories_of_their_own_and_one_configuration(jobs: Cluster, folder: Path) -> None:
     """Each rank composes another seed; that of the first counts."""
-    seed = "seed=${oc.decode:${oc.env:SLURM_PROCID}}"
+    seed = "seed='${oc.decode:${oc.env:SLURM_PROCID}}'"
     job = submit(jobs, folder, seed, "trainer.max_steps=2", place=("--array=0-1", "--output=%x-%j.out"))
     for index in range(2):
         assert jobs.wait(f"{job}_{index}", seconds=600) == "COMPLETED"
