@@ -26,7 +26,7 @@ CAPTIONS_PER_PICTURE = 5
 STATEMENTS_PER_GROUP = 4  # two pairs of pictures, each with a sentence that is true and one that is false
 
 _RECORD = "scenes.json"
-VERSION = 3  # of the generator; raised when the same parameters give other files
+VERSION = 4  # of the generator; raised when the same parameters give other files
 _SPLITS = ("train", "val", "test")
 _NLVR2_SPLITS = {"train": "train", "dev": "dev", "test": "test1"}
 _NLVR2_DIRECTORIES = 100

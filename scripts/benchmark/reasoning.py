@@ -100,7 +100,7 @@ def by_claim(run: Run, folder: Path, texts: dict[str, str]) -> dict[str, float]:
         identifiers = json.loads(file.metadata()["identifiers"])
     right = logits.argmax(dim=1) == labels
     claims = [claim_of(texts[identifier]) for identifier in identifiers]
-    kinds = SENTENCES["target"].keys()
+    kinds = SENTENCES["source"].keys()
     chosen = {kind: torch.tensor([claim == kind for claim in claims]) for kind in kinds}
     return {kind: 100 * right[rows].float().mean().item() for kind, rows in chosen.items()}
 
@@ -112,8 +112,8 @@ def main() -> None:
     arguments = parse()
     arguments.folder = arguments.folder.resolve()
     folder, methods, rates = arguments.folder, arguments.methods.split(","), arguments.rates.split(",")
-    root = scenes_root(domain="target", layout="scenes_nlvr2")
-    prepare_scenes(root, domain="target", layout="scenes_nlvr2")
+    root = scenes_root(domain="source", layout="scenes_nlvr2")
+    prepare_scenes(root, domain="source", layout="scenes_nlvr2")
     lines = (root / "nlvr" / "nlvr2" / "data" / "test1.json").read_text().splitlines()
     texts = {line["identifier"]: line["sentence"] for line in map(json.loads, lines)}
 
@@ -124,7 +124,7 @@ def main() -> None:
     rows |= {label: [Run(methods[0], best[methods[0]], first, blind)] for label, blind in BLIND.items()}
     carry_out([run for runs in rows.values() for run in runs], arguments)
 
-    kinds = list(SENTENCES["target"])
+    kinds = list(SENTENCES["source"])
     print(f"\n| | learning rate | trained | accuracy | consistency | {' | '.join(kinds)} | seconds |")
     print("|---" * (len(kinds) + 6) + "|")
     for label, runs in rows.items():

@@ -223,7 +223,7 @@ def test_prepare__makes_the_statements_about_scenes(
     monkeypatch.setattr(sources, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
     assert prepare.main(["data=scenes_nlvr2", "data.root=made", "check=true"]) == 0
     text = capsys.readouterr().out
-    assert f"data=scenes_nlvr2, target domain: {elsewhere / 'made'}" in text
+    assert f"data=scenes_nlvr2, source domain: {elsewhere / 'made'}" in text
     assert "test: 4 images, 4 statements (False 2, True 2)" in text
     (elsewhere / "made" / "images" / "dev" / "dev-0-1-img1.png").unlink()
     (elsewhere / "made" / "nlvr" / "nlvr2" / "data" / "test1.json").write_text("{}\n")
