@@ -359,10 +359,13 @@ class Loader(DataLoader[Any]):
             place = sampler.next_batch if sampler.next_batch < len(sampler) else 0
         for outcome in super().__iter__():
             self.ledger.note(outcome, split=self.split)
+            batch = outcome.batch
+            if isinstance(batch, TrainBatch) and isinstance(sampler, GlobalBatchSampler):
+                batch = batch._replace(shares=sampler.shares(place))
             place += 1
             if isinstance(sampler, GlobalBatchSampler):
                 sampler.next_batch = place
-            yield outcome.batch
+            yield batch
 
 
 def stack(images: Sequence[Tensor | None], *shape: int) -> Tensor:

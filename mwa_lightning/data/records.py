@@ -36,13 +36,17 @@ class Caption(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """Image-caption pairs: images uint8 (b, 3, S, S), ids and mask (b, n), image_ids (b,), and names."""
+    """Image-caption pairs: images uint8 (b, 3, S, S), ids and mask (b, n), image_ids (b,), and names.
+
+    `shares` says how many pairs of the global batch each process has, by rank; None where nobody has said.
+    """
 
     images: Tensor
     ids: Tensor
     mask: Tensor
     image_ids: Tensor
     sample_ids: list[str]
+    shares: tuple[int, ...] | None = None
 
 
 class ImageBatch(NamedTuple):

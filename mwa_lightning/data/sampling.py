@@ -106,6 +106,12 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         order = epoch_order(seed=self.seed, epoch=epoch, length=self.length)
         return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
 
+    def shares(self, batch: int) -> tuple[int, ...]:
+        """How many samples each rank has in a batch of an epoch, which all epochs have alike."""
+        length = min(self.batch_size, self.length - batch * self.batch_size)
+        slices = (rank_slice(length=length, rank=rank, world_size=self.world_size) for rank in range(self.world_size))
+        return tuple(stop - start for start, stop in slices)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """This rank's slices, from the next batch on; an epoch that is through starts again."""
         first = self.next_batch if self.next_batch < len(self) else 0

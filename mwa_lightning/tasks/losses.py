@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch.nn import functional
 
 
 def contrastive_loss(
-    images: Tensor, texts: Tensor, *, logit_scale: Tensor, image_ids: Tensor, mask_same_image: bool
+    images: Tensor,
+    texts: Tensor,
+    *,
+    logit_scale: Tensor,
+    image_ids: Tensor,
+    mask_same_image: bool,
+    shares: Sequence[int] | None = None,
 ) -> Tensor:
     """The symmetric contrastive loss (InfoNCE) of the global batch, as this process's part of it.
 
@@ -28,10 +35,12 @@ def contrastive_loss(
         image_ids: (b,), int64, unique over the data set.
         mask_same_image: Whether other pairs with the same image (on any process) count as neither positive
             nor negative; if not, they are negatives, as in the official code.
+        shares: How many pairs each process has, by rank. None = the processes tell each other, for which the host
+            waits for the device.
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
         local = torch.stack([images.float(), texts.float()], dim=1)
-        gathered, gathered_ids, offset, processes = _global_batch(local, image_ids)
+        gathered, gathered_ids, offset, processes = _global_batch(local, image_ids, shares)
         scale = logit_scale.float().exp()
         own = torch.arange(offset, offset + len(local), device=local.device)
         image_to_text = scale * (local[:, 0] @ gathered[:, 1].T)
@@ -54,6 +63,7 @@ def sigmoid_loss(
     logit_bias: Tensor,
     image_ids: Tensor,
     mask_same_image: bool,
+    shares: Sequence[int] | None = None,
 ) -> Tensor:
     """SigLIP's loss of the global batch, as this process's part of it: each pair is a yes or no of its own.
 
@@ -65,7 +75,7 @@ def sigmoid_loss(
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
-        gathered, gathered_ids, offset, processes = _global_batch(texts.float(), image_ids)
+        gathered, gathered_ids, offset, processes = _global_batch(texts.float(), image_ids, shares)
         own = torch.arange(offset, offset + len(images), device=images.device).unsqueeze(1)
         logits = logit_scale.float().exp() * (images.float() @ gathered.T) + logit_bias.float()
         signs = torch.full_like(logits, -1.0).scatter(1, own, 1.0)
@@ -85,6 +95,7 @@ def momentum_contrastive_loss(
     logit_scale: Tensor,
     image_ids: Tensor,
     distillation: float,
+    shares: Sequence[int] | None = None,
 ) -> Tensor:
     """ALBEF's contrastive loss of the global batch, as this process's part of it.
 
@@ -103,11 +114,12 @@ def momentum_contrastive_loss(
         logit_scale: The logarithm of the scale, ().
         image_ids: (b,), int64, unique over the data set.
         distillation: Share of the target that is the slow model's opinion.
+        shares: As in `contrastive_loss`.
 
     Source: Li et al., "Align before Fuse" (arXiv 2107.07651), section 3.4; salesforce/ALBEF, models/model_retrieval.py.
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
-        gathered, gathered_ids, _, processes = _global_batch(torch.stack(slow, dim=1).float(), image_ids)
+        gathered, gathered_ids, _, processes = _global_batch(torch.stack(slow, dim=1).float(), image_ids, shares)
         keys = [torch.cat([gathered[:, side], queue[side]]) for side in range(2)]
         same = (image_ids.unsqueeze(1) == torch.cat([gathered_ids, queue[2]])).float()
         scale = logit_scale.float().exp()
@@ -155,21 +167,30 @@ def several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (b, ...) of all processes in rank order, without a gradient."""
+def gather_rows(rows: Tensor, shares: Sequence[int] | None = None) -> Tensor:
+    """The rows (b, ...) of all processes in rank order, without a gradient; `shares` as in `contrastive_loss`."""
     with torch.no_grad():
-        return _global_batch(rows, rows.new_zeros(len(rows), dtype=torch.int64))[0]
+        return _global_batch(rows, rows.new_zeros(len(rows), dtype=torch.int64), shares)[0]
 
 
-def _global_batch(rows: Tensor, image_ids: Tensor) -> tuple[Tensor, Tensor, int, int]:
+def _global_batch(rows: Tensor, image_ids: Tensor, shares: Sequence[int] | None) -> tuple[Tensor, Tensor, int, int]:
     """Rows and ids of all processes in rank order, where this process's begin, the number of processes."""
     if not several_processes():
         return rows, image_ids, 0, 1
+    sizes = _ask_sizes(rows) if shares is None else list(shares)
+    rank = distributed.get_rank()
+    if len(sizes) != distributed.get_world_size() or sizes[rank] != len(rows):
+        raise ValueError(f"process {rank} of {distributed.get_world_size()} has {len(rows)} rows, shares are {sizes}")
+    gathered: Tensor = _GatherRows.apply(rows, sizes)
+    return gathered, _gather(image_ids, sizes), sum(sizes[:rank]), len(sizes)
+
+
+def _ask_sizes(rows: Tensor) -> list[int]:
+    """How many rows each process has."""
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    sizes = torch.cat(counts).tolist()
-    gathered: Tensor = _GatherRows.apply(rows, sizes)
-    return gathered, _gather(image_ids, sizes), sum(sizes[: distributed.get_rank()]), len(sizes)
+    sizes: list[int] = torch.cat(counts).tolist()
+    return sizes
 
 
 def _gather(rows: Tensor, sizes: list[int]) -> Tensor:

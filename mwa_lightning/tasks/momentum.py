@@ -6,6 +6,7 @@ Source: He et al., "Momentum Contrast" (arXiv 1911.05722); Li et al., "Align bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,12 +59,14 @@ class MomentumQueue:
         return self._images, self._texts, self._image_ids
 
     @torch.no_grad()
-    def extend(self, images: Tensor, texts: Tensor, image_ids: Tensor) -> None:
+    def extend(self, images: Tensor, texts: Tensor, image_ids: Tensor, *, shares: Sequence[int] | None = None) -> None:
         """Take in the embeddings (b, d) and ids (b,) of a batch, of all processes; the oldest leave a full queue.
+
+        `shares` says how many rows each process has, by rank; None = the processes ask each other.
 
         What is not finite is taken in as zeros: a step that is skipped for it must not spoil those to come.
         """
-        batch = [gather_rows(part)[-self.size :] for part in (images, texts, image_ids)]
+        batch = [gather_rows(part, shares)[-self.size :] for part in (images, texts, image_ids)]
         queue = list(self.keys(images))
         fresh = min(self.size - len(queue[0]), len(batch[0]))
         places = [(self._next + i) % self.size for i in range(len(batch[0]))]

@@ -137,7 +137,11 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
     def _contrast(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
         """The contrastive part of the loss, of embeddings (b, d)."""
         heads = self.model.heads
-        options: dict[str, Any] = {"image_ids": batch.image_ids, "mask_same_image": self.mask_same_image}
+        options: dict[str, Any] = {
+            "image_ids": batch.image_ids,
+            "mask_same_image": self.mask_same_image,
+            "shares": batch.shares,
+        }
         if self.loss == "softmax":
             loss = contrastive_loss(images, texts, logit_scale=heads.logit_scale, **options)
             # A bias would move all logits alike: it stays as it is, by a gradient of zero rather than none.
@@ -158,8 +162,9 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             logit_scale=self.model.heads.logit_scale,
             image_ids=batch.image_ids,
             distillation=self.distillation * ramp,
+            shares=batch.shares,
         )
-        self.queue.extend(*slow, batch.image_ids)
+        self.queue.extend(*slow, batch.image_ids, shares=batch.shares)
         return loss
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:

@@ -54,6 +54,7 @@ def test_global_batch_sampler__ranks_make_up_the_global_batch(
         slices = [batches[i] for batches in ranks]
         assert [key for part in slices for key in part] == batch
         assert max(map(len, slices)) - min(map(len, slices)) <= 1
+        assert sampler(0, world_size).shares(i) == tuple(map(len, slices))
     order = epoch_order(seed=seed, epoch=epoch, length=length)
     keys = [key for batch in alone for key in batch]
     assert keys == [SampleKey(epoch, i, int(order[i])) for i in range(len(keys))]

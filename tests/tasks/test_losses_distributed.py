@@ -19,7 +19,12 @@ from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.losses import contrastive_loss, momentum_contrastive_loss, sigmoid_loss
+from mwa_lightning.tasks.losses import (
+    contrastive_loss,
+    gather_rows,
+    momentum_contrastive_loss,
+    sigmoid_loss,
+)
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -53,13 +58,20 @@ class Step(nn.Module):
                     parameter.normal_(std=0.3)
         self.bias = nn.Parameter(torch.tensor(-1.5))
 
-    def forward(self, images: Tensor, ids: Tensor, image_ids: Tensor, mask_same_image: bool) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        ids: Tensor,
+        image_ids: Tensor,
+        mask_same_image: bool,
+        shares: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """All losses: their sum has the gradients of one wrong where they are."""
         embedded = (
             self.model.encode_image(images),
             self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool)),
         )
-        options = {"logit_scale": self.model.heads.logit_scale, "image_ids": image_ids}
+        options = {"logit_scale": self.model.heads.logit_scale, "image_ids": image_ids, "shares": shares}
         softmax = contrastive_loss(*embedded, **options, mask_same_image=mask_same_image)
         sigmoid = sigmoid_loss(*embedded, **options, logit_bias=self.bias, mask_same_image=mask_same_image)
         # Whatever the slow model says, as long as it is a function of the pair.
@@ -76,9 +88,11 @@ def global_batch() -> tuple[Tensor, Tensor, Tensor]:
     return images, torch.randint(4, 40, (7, 6), generator=generator), torch.tensor(IMAGE_IDS)
 
 
-def gradients(step: nn.Module, batch: tuple[Tensor, Tensor, Tensor], *, mask: bool) -> tuple[float, dict[str, Tensor]]:
+def gradients(
+    step: nn.Module, batch: tuple[Tensor, Tensor, Tensor], *, mask: bool, shares: tuple[int, ...] | None = None
+) -> tuple[float, dict[str, Tensor]]:
     step.zero_grad()
-    loss = step(*batch, mask)
+    loss = step(*batch, mask, shares)
     loss.backward()
     inner = step.module if isinstance(step, DistributedDataParallel) else step
     found = trained_parameters(inner).items()
@@ -118,11 +132,15 @@ def process(rank: int, processes: int, folder: Path) -> None:
         begin, end = sum(share[:rank]), sum(share[: rank + 1])
         images, ids, image_ids = global_batch()
         for mask, (reference_loss, reference) in references.items():
-            loss, found = gradients(wrapped, (images[begin:end], ids[begin:end], image_ids[begin:end]), mask=mask)
+            own = (images[begin:end], ids[begin:end], image_ids[begin:end])
+            # The processes know each other's shares, or ask for them.
+            loss, found = gradients(wrapped, own, mask=mask, shares=tuple(share) if mask else None)
             errors = {name: ((found[name] - value).norm() / value.norm()).item() for name, value in reference.items()}
             row = {"loss": loss, "reference_loss": reference_loss, "errors": errors}
             norms = {name: value.norm().item() for name, value in reference.items()}
             rows.append(row | {"norms": norms, "names": sorted(found), "expected": sorted(trained_parameters(step))})
+    with pytest.raises(ValueError, match=r"has 2 rows, shares are \[1"):
+        gather_rows(torch.ones(2, 3), [1] * processes)
     recall = recall_of_shards(rank, processes)
     (folder / f"{rank}.json").write_text(json.dumps({"rows": rows, "recall": recall}))
     distributed.destroy_process_group()
