@@ -16,13 +16,14 @@ from mwa_lightning.adapters.released_modex import holds_modex, modex_trained
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.errors import CheckpointError, shorten
+from mwa_lightning.sharded_tensors import laid_out_like
 from mwa_lightning.tensor_files import write_tensors
 
 FORMAT = "mwa_lightning adapter 1"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters by name, detached."""
+    """The trainable parameters by name, detached; of sharded ones this process's part (see `sharded_tensors`)."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -124,7 +125,7 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
         )
     with torch.no_grad():
         for name, parameter in trainable.items():
-            parameter.copy_(state[name])
+            parameter.copy_(laid_out_like(state[name], parameter))
 
 
 def _read_pth(path: Path, model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

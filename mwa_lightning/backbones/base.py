@@ -78,6 +78,11 @@ class Backbone(nn.Module):
     def layers(self, stream: Stream) -> Sequence[tuple[int, Block]]:
         """The blocks that a stream runs through, with the numbers that sites and users know them by (from 0)."""
 
+    @property
+    @abstractmethod
+    def embeddings(self) -> Sequence[nn.Module]:
+        """What makes tokens of images and of texts, below the blocks."""
+
     @abstractmethod
     def layers_above(self, parameter_name: str) -> int:
         """How many layers stand above a parameter, for layer-wise decay: 0 above the last block, 1 in it, and so on."""

@@ -205,6 +205,11 @@ class DualEncoder(Backbone):
         blocks = towers[stream].blocks if stream in towers else ()
         return [(layer, block) for layer, block in enumerate(blocks) if isinstance(block, Block)]
 
+    @property
+    def embeddings(self) -> Sequence[nn.Module]:
+        """Those of images and of texts."""
+        return self.vision.embedding, self.text.embedding
+
     def layers_above(self, parameter_name: str) -> int:
         """How many layers of its own transformer stand above a parameter; above the embedding, all and one more."""
         stream, part, *rest = parameter_name.split(".")

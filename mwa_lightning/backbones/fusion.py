@@ -199,6 +199,11 @@ class FusionEncoder(Backbone):
             blocks = blocks[self.first_fusion_layer :]
         return [(layer, block) for layer, block in blocks if isinstance(block, Block)]
 
+    @property
+    def embeddings(self) -> Sequence[nn.Module]:
+        """Those of images and of texts."""
+        return self.vision_embedding, self.text_embedding
+
     def layers_above(self, parameter_name: str) -> int:
         """How many layers of its own encoder stand above a parameter; above the embeddings, all and one more."""
         above = len(self.vision_blocks) if parameter_name.startswith("vision_") else len(self.text_blocks)

@@ -110,6 +110,11 @@ class Multiway(Backbone):
         """All blocks, whatever the stream."""
         return [(layer, block) for layer, block in enumerate(self.blocks) if isinstance(block, Block)]
 
+    @property
+    def embeddings(self) -> Sequence[nn.Module]:
+        """Those of images and of texts."""
+        return self.vision_embedding, self.text_embedding
+
     def layers_above(self, parameter_name: str) -> int:
         """How many layers stand above a parameter; above the embeddings, all and one more, as in the official code."""
         if "embedding" in parameter_name:

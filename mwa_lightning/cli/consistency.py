@@ -91,6 +91,11 @@ def check_training(config: DictConfig) -> None:
             "which has nothing to contrast; take at least 2"
         )
     check_precision(config)
+    if config.trainer.strategy == "fsdp" and config.task.get("queue_size") is not None:
+        raise ConfigError(
+            f"task.queue_size={config.task.queue_size}: a momentum queue needs whole weights, and trainer=fsdp shards "
+            "them; take trainer=ddp, or task.queue_size=null"
+        )
     _monitor_is_measured(config)
 
 
@@ -105,7 +110,9 @@ def check_adapted(config: DictConfig) -> None:
 
 
 def check_precision(config: DictConfig) -> None:
-    """Refuse float16 where there is none."""
+    """Refuse float16 where there is none, or its scaler would look at one process's part of the gradients only."""
+    if config.trainer.precision == "16-mixed" and config.trainer.strategy == "fsdp":
+        raise ConfigError("trainer.precision=16-mixed cannot be had with trainer=fsdp: take bf16-mixed or 32")
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the processor take bf16-mixed or 32")
 

@@ -237,7 +237,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": _choice("cpu", "gpu"),
     "trainer.devices": _either(_choice("auto"), _integer(1)),
     "trainer.num_nodes": _integer(1),
-    "trainer.strategy": _choice("auto", "ddp"),
+    "trainer.strategy": _choice("auto", "ddp", "fsdp"),
     "trainer.precision": _choice("32", "bf16-mixed", "16-mixed"),
     "trainer.max_epochs": _integer(1),
     "trainer.max_steps": _step_limit,

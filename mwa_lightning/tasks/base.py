@@ -10,9 +10,11 @@ from typing import Any, Generic, Literal, TypeVar
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from mwa_lightning.tasks.model import AdaptedModel
+from mwa_lightning.tasks.sharding import clip_gradients, is_sharded, shard
 
 Stage = Literal["val", "test"]
 ModelT = TypeVar("ModelT", bound=AdaptedModel)
@@ -68,18 +70,18 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step; the logged loss is that of the global batch."""
-        loss = self.model_step(batch)
+        loss = self.model.run(self.model_step, batch)
         size = len(batch.sample_ids)
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=size)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Take a batch into the metric."""
-        self.update(batch, self.val_metric)
+        self.model.run(self.update, batch, self.val_metric)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Take a batch into the metric."""
-        self.update(batch, self.test_metric)
+        self.model.run(self.update, batch, self.test_metric)
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an evaluation that was broken off has left."""
@@ -98,6 +100,25 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
     def on_test_epoch_end(self) -> None:
         """Log the figures."""
         self._log_figures("test", self.test_metric)
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy is for that; for an evaluation after a training it is already."""
+        if self.device_mesh is not None and not is_sharded(self.model):
+            shard(self.model, self.device_mesh["data_parallel"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients together, whoever holds them.
+
+        Lightning would refuse to in mixed precision, for the optimizer is fused; its gradients are unscaled by now.
+        """
+        if gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            clip_gradients(parameters, limit=gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """What `configure` makes."""

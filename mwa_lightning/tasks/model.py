@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,8 @@ from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
 from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
+
+ResultT = TypeVar("ResultT")
 
 
 class AdaptedModel(nn.Module):
@@ -36,6 +38,14 @@ class AdaptedModel(nn.Module):
         """Put what trains into `mode`, and all that is frozen into eval mode."""
         _set_mode(self, mode)
         return self
+
+    def run(self, work: Callable[..., ResultT], *inputs: Any) -> ResultT:
+        """Call `work`, which uses the model or parts of it, with `inputs`.
+
+        A sharded model has weights that can be computed with in here only; all processes then run the same blocks in
+        the same order.
+        """
+        return work(*inputs)
 
 
 class RetrievalModel(AdaptedModel):

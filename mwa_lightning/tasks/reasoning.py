@@ -78,7 +78,8 @@ class ReasoningTask(AdaptationTask[ReasoningModel, StatementAccuracy]):
             images = torch.full_like(images, GREY)
         elif self.blind == "text":
             ids, mask = ids[:, :1], mask[:, :1]
-        logits: Tensor = self.model(images, ids, mask)
+        # Not by a call of the module: `run` has gathered the weights already.
+        logits: Tensor = self.model.forward(images, ids, mask)
         return logits
 
     def update(self, batch: StatementBatch, metric: StatementAccuracy) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -22,12 +22,26 @@ from mwa_lightning.metrics.reranking import Candidates, Ranking, best_candidates
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.losses import several_processes
 from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.tasks.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PAIRS = 256  # an image is scored with so many texts at once
 SECONDS = 30.0  # between lines of progress
+
+
+class Question(NamedTuple):
+    """Which texts an image is scored with.
+
+    `row` is its place; `asking` are the places among the candidates of all texts that it is one of; `groups` the texts,
+    each distinct one once; `which` of these is meant by each of its own candidates and then by `asking`.
+    """
+
+    row: int
+    asking: Tensor
+    groups: Tensor
+    which: Tensor
 
 
 class Reranker:
@@ -86,12 +100,19 @@ class Reranker:
             Candidates(by_text.rows, torch.zeros_like(by_text.scores)),
         )
         scores_of_texts = match.text_to_image.scores.view(-1)
-        for number, tokens in _with_progress(self._images):
+
+        questions: dict[int, Question] = {}
+        for number in self._images:
             row = place[number]
             asking = order[ends[row - 1] if row else 0 : ends[row]]
             wanted = torch.cat([group_of[by_image.rows[row]], group_of[asking // by_text.rows.shape[1]]])
-            once, which = wanted.unique(return_inverse=True)
-            scores = match_scores(model, tokens.unsqueeze(0).to(device), [distinct[group] for group in once.tolist()])
+            questions[number] = Question(row, asking, *wanted.unique(return_inverse=True))
+        if is_sharded(model):
+            passes = sum(-(-len(question.groups) // PAIRS) for question in questions.values())
+            _keep_step(model, passes=passes, device=device)
+        for number, tokens in _with_progress(self._images):
+            row, asking, wanted, which = questions[number]
+            scores = match_scores(model, tokens.unsqueeze(0).to(device), [distinct[group] for group in wanted.tolist()])
             own, others = scores[which].split([by_image.rows.shape[1], len(asking)])
             match.image_to_text.scores[row] = own
             scores_of_texts[asking] = others
@@ -120,20 +141,37 @@ class Reranker:
         return Candidates(match.rows, scores + found.scores if self.add_cosine else scores)
 
 
+def _keep_step(model: RetrievalModel, *, passes: int, device: torch.device) -> None:
+    """Make passes of no texts where another process has more passes to make than this one.
+
+    Each pass of a sharded model gathers weights, for which all processes are needed; the empty ones come first.
+    """
+    most = torch.tensor(passes, device=device)
+    distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+    assert isinstance(model.backbone, FusionEncoder)
+    nothing = torch.zeros(1, 1, model.backbone.vision_width, device=device)
+    for _ in range(int(most) - passes):
+        _match(model, nothing, [])
+
+
 def match_scores(model: RetrievalModel, tokens: Tensor, texts: list[tuple[int, ...]]) -> Tensor:
     """The logit of "match" of one image, tokens (1, k, d), with each of the texts, given as ids: (t,), fp32."""
+    scores = [_match(model, tokens, texts[begin : begin + PAIRS]) for begin in range(0, len(texts), PAIRS)]
+    return torch.cat(scores) if scores else torch.empty(0, device=tokens.device)
+
+
+def _match(model: RetrievalModel, tokens: Tensor, texts: list[tuple[int, ...]]) -> Tensor:
+    """One pass of `match_scores`."""
     backbone, heads = model.backbone, model.heads
     assert isinstance(backbone, FusionEncoder)
     assert isinstance(heads, FusionRetrievalHeads)
-    scores = [torch.empty(0, device=tokens.device)]
-    for begin in range(0, len(texts), PAIRS):
-        some = texts[begin : begin + PAIRS]
-        lengths = torch.tensor([len(text) for text in some])
-        longest = int(lengths.max())
-        ids = torch.tensor([text + (0,) * (longest - len(text)) for text in some], device=tokens.device)
-        mask = (torch.arange(longest) < lengths.unsqueeze(1)).to(tokens.device)
-        scores.append(heads.match(backbone.fuse([tokens], ids, mask))[:, 1])
-    return torch.cat(scores)
+    lengths = [len(text) for text in texts]
+    longest = max(lengths, default=1)
+    ids = torch.tensor(
+        [text + (0,) * (longest - len(text)) for text in texts], dtype=torch.int64, device=tokens.device
+    ).view(-1, longest)
+    mask = (torch.arange(longest) < torch.tensor(lengths, dtype=torch.int64).unsqueeze(1)).to(tokens.device)
+    return heads.match(backbone.fuse([tokens], ids, mask))[:, 1]
 
 
 def _gather(own: set[T]) -> set[T]:

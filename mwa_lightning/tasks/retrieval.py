@@ -209,7 +209,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             return figures
         assert metric.embedded is not None
         with self.trainer.precision_plugin.forward_context():
-            self.ranking = self.reranker.rank(metric.embedded, self.model)
+            self.ranking = self.model.run(self.reranker.rank, metric.embedded, self.model)
         self.reranker.reset()
         reranked = reranked_figures(self.ranking, metric.embedded)
         return {f"cosine/{name}": value for name, value in figures.items()} | {

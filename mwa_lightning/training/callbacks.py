@@ -14,6 +14,7 @@ import torch
 
 from mwa_lightning.adapters.files import save_adapter, trained_state
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.sharded_tensors import whole
 from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import NonFiniteGuard
@@ -253,6 +254,7 @@ class RunKeeper(pl.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAverage):
                 state = callback.average
+        state = {name: whole(tensor) for name, tensor in state.items()}
         if trainer.is_global_zero:
             save_adapter(self.run.adapter, state, metadata=self.metadata)
 

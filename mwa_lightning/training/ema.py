@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mwa_lightning.adapters.files import trained_state
 from mwa_lightning.errors import CheckpointError
+from mwa_lightning.sharded_tensors import laid_out_like, own_part, whole
 
 
 class WeightAverage(pl.Callback):
@@ -29,7 +30,8 @@ class WeightAverage(pl.Callback):
         state = trained_state(pl_module.get_submodule("model"))
         if not self.average:
             self.average = {name: tensor.clone() for name, tensor in state.items()}
-        self.average = {name: tensor.to(state[name].device) for name, tensor in self.average.items()}
+        else:
+            self.average = {name: laid_out_like(tensor, state[name]) for name, tensor in self.average.items()}
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -40,7 +42,8 @@ class WeightAverage(pl.Callback):
             return
         self._step = trainer.global_step
         weights = trained_state(pl_module.get_submodule("model"))
-        torch._foreach_lerp_(list(self.average.values()), [weights[name] for name in self.average], 1 - self.decay)
+        averages = [own_part(tensor) for tensor in self.average.values()]
+        torch._foreach_lerp_(averages, [own_part(weights[name]) for name in self.average], 1 - self.decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place of the weights."""
@@ -55,7 +58,7 @@ class WeightAverage(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for checkpoints."""
-        return {"average": self.average}
+        return {"average": {name: whole(tensor) for name, tensor in self.average.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the average up again. Raises CheckpointError if the checkpoint was written without one."""

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mwa_lightning.errors import TrainingError, shorten
+from mwa_lightning.sharded_tensors import own_part
 from mwa_lightning.training.optim import GatedAdamW
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class NonFiniteGuard(pl.Callback):
         model: nn.Module = pl_module.get_submodule("model")
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         record.names = list(gradients)
-        record.flags = _not_finite([*record.losses, *gradients.values()])
+        record.flags = torch.cat([_not_finite(record.losses), _not_finite_anywhere(list(gradients.values()))])
         optimizer.gate = record.flags.any().float()
         if record.flags.device.type == "cuda":
             flags = torch.empty(record.flags.shape, dtype=torch.bool, pin_memory=True)
@@ -184,10 +185,22 @@ class MissingGradientGuard(pl.Callback):
             )
 
 
+def _not_finite_anywhere(gradients: Sequence[Tensor]) -> Tensor:
+    """`_not_finite` of gradients, where these are sharded of the parts of all processes: so they decide alike."""
+    parts = [own_part(gradient) for gradient in gradients]
+    flags = _not_finite(parts)
+    if any(part is not gradient for part, gradient in zip(parts, gradients, strict=True)):
+        counts = flags.int()
+        distributed.all_reduce(counts)
+        flags = counts > 0
+    return flags
+
+
 def _not_finite(tensors: Sequence[Tensor]) -> Tensor:
     """One flag (bool) a tensor, on its device: True where any element is NaN or infinite."""
+    tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     # The largest magnitude of a tensor with a NaN is NaN; one fused kernel instead of one a tensor.
-    return ~torch.stack(torch._foreach_norm(list(tensors), float("inf"))).isfinite()
+    return ~torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite()
 
 
 def _describe(record: StepRecord, index: int) -> tuple[str, str]:

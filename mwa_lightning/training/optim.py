@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.sharded_tensors import own_part
 
 BACKBONE = "backbone."
 log = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ class GatedAdamW(torch.optim.AdamW):
     """
 
     gate: Tensor | None = None
+
+    def _init_group(self, group: dict[str, Any], *filled: Any) -> bool:
+        """As in torch, but of sharded tensors this process's parts: a step takes each number by itself."""
+        is_complex: bool = super()._init_group(group, *filled)
+        for tensors in filled:
+            if isinstance(tensors, list):  # older releases of torch have a flag among them
+                tensors[:] = map(own_part, tensors)
+        return is_complex
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Run the closure (forward and backward), then step unless the gate is closed; returns its result."""

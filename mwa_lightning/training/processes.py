@@ -265,7 +265,7 @@ class WorkerStrategy(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = _WorkerLauncher(
+        self._launcher = WorkerLauncher(
             self.cluster_environment, self.num_processes, self.num_nodes, processes=self._processes
         )
 
@@ -276,7 +276,7 @@ class WorkerStrategy(DDPStrategy):
         return super()._setup_model(model)
 
 
-class _WorkerLauncher(_SubprocessScriptLauncher):
+class WorkerLauncher(_SubprocessScriptLauncher):
     """Lightning's launcher; only the command of the further processes, and who watches them, is ours."""
 
     def __init__(self, *arguments: Any, processes: Processes) -> None:
@@ -285,6 +285,7 @@ class _WorkerLauncher(_SubprocessScriptLauncher):
         self.procs = processes.workers  # ended by Lightning at a signal
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        """Start the further processes unless something else does, then call the function."""
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:

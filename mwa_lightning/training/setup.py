@@ -25,6 +25,7 @@ from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.strategies import FSDP, ShardedStrategy, check_torch
 
 # Arguments of Lightning's Trainer that `make_trainer` gives.
 SET_HERE = frozenset(
@@ -104,7 +105,9 @@ def reproducible(config: DictConfig) -> Iterator[None]:
 
 
 def check_device(config: DictConfig) -> None:
-    """Raise ConfigError if the devices that are asked for are not there."""
+    """Raise ConfigError if the devices that are asked for are not there, or the strategy is not for this torch."""
+    if config.trainer.strategy == FSDP:
+        check_torch()
     if config.trainer.accelerator != "gpu":
         return
     found = torch.cuda.device_count()
@@ -140,7 +143,10 @@ def make_trainer(
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     arguments = {str(key): value for key, value in settings.items()}
-    if processes.count > 1 or arguments["strategy"] == "ddp":
+    if arguments["strategy"] == FSDP:
+        # Tensors that are made in inference mode, as gathered weights would be, cannot be trained with later.
+        arguments |= {"strategy": ShardedStrategy(processes), "inference_mode": False}
+    elif processes.count > 1 or arguments["strategy"] == "ddp":
         arguments["strategy"] = WorkerStrategy(processes)
     # Lightning would take SLURM's environment even for one task, which starts the further processes itself.
     extra = [processes.environment, *plugins]

@@ -59,7 +59,7 @@ def test_discovery__finds_what_the_commands_promise() -> None:
     assert {"mwa", "full", "head_only", "none"} <= set(group_options("adapter"))
     assert {"scenes", "coco", "flickr30k", "karpathy", "pairs"} <= set(group_options("data"))
     assert {"scenes_nlvr2", "nlvr2", "snli_ve", "jsonl"} <= set(group_options("data"))
-    assert {"cpu", "gpu", "ddp"} <= set(group_options("trainer"))
+    assert {"cpu", "gpu", "ddp", "fsdp"} <= set(group_options("trainer"))
     assert {"csv", "tensorboard", "wandb"} <= set(group_options("logger"))
     sizes_and_data = {f"{size}_{data}" for size in ("base", "large") for data in ("coco", "flickr30k")}
     assert {f"{method}_beit3_{rest}" for method in ("mwa", "full") for rest in sizes_and_data} <= set(EXPERIMENTS)

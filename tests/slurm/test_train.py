@@ -103,6 +103,15 @@ def test_train__two_tasks_speak_with_one_voice(whole: Path, folder: Path) -> Non
     assert len([row for row in left_by(whole)[2] if row["name"] == "train/loss"]) == 24
 
 
+def test_train__two_tasks_share_the_weights(jobs: Cluster, folder: Path) -> None:
+    job = submit(jobs, folder, "trainer=fsdp", "trainer.max_steps=3")
+    assert jobs.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
+    assert output_of(folder, job).count("Retrieval on the test split") == 1
+    run = run_of(folder, job)
+    assert "strategy: fsdp" in (run / "config.yaml").read_text()
+    assert len([row for row in left_by(run)[2] if row["name"] == "train/loss"]) == 3
+
+
 @pytest.mark.parametrize("step", [3, 16])
 def test_pain_4__requeued_by_the_signal_goes_on_in_its_directory(
     step: int, jobs: Cluster, folder: Path, whole: Path

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -22,6 +23,7 @@ from mwa_lightning.training.build import build_model
 from mwa_lightning.training.callbacks import RunKeeper
 from mwa_lightning.training.coordinator import CoordinatorFigures
 from mwa_lightning.training.fit import fit
+from mwa_lightning.training.optim import GatedAdamW
 
 MakeConfig = Callable[..., DictConfig]
 
@@ -36,6 +38,27 @@ def rows_of(path: Path) -> list[tuple[str, str, str]]:
 
 def without_time(figures: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if not name.startswith("time/")}
+
+
+@pytest.mark.parametrize(("algorithm", "largest"), [("norm", 1e-6), ("value", 1e-7)])
+def test_fit__clips_gradients_in_bfloat16(
+    algorithm: str, largest: float, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    step = GatedAdamW.step
+
+    def watched(self: GatedAdamW, closure: Any = None) -> Any:
+        result = step(self, closure)
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        every = torch.cat(gradients)
+        seen.append((every.norm() if algorithm == "norm" else every.abs().max()).item())
+        return result
+
+    monkeypatch.setattr(GatedAdamW, "step", watched)
+    config = make_config("trainer.precision=bf16-mixed", f"trainer.gradient_clip_val={largest}", "trainer.max_steps=2")
+    OmegaConf.update(config, "trainer.gradient_clip_algorithm", algorithm, force_add=True)
+    fit(config)
+    assert seen == pytest.approx([largest] * 2, rel=0.1)
 
 
 def test_fit__leaves_a_complete_run_directory(
