@@ -37,6 +37,7 @@ _MAIN_KEYS = (
     "backbone.image_size",
     "adapter.checkpoint",
     "data.root",
+    "data.shards",
     "data.eval_batch_size",
     "data.num_workers",
     "trainer.precision",

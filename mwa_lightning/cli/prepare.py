@@ -1,4 +1,4 @@
-"""`mwa-prepare`: make a data set, or inspect one."""
+"""`mwa-prepare`: make a data set, inspect one, or turn one into shards."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ if TYPE_CHECKING:
 _USAGE = """
 mwa-prepare data=scenes|scenes_nlvr2 [key=value ...]
 mwa-prepare data=... data.root=DIR check=true
-Make a built-in data set, or look at every file of a data set and report all its problems at once.
+mwa-prepare data=... data.root=DIR shards=DIR
+Make a built-in data set, look at every file of a data set and report all its problems at once, or turn a data set
+into shards, a few large files for the storage of a cluster.
 
   mwa-prepare data=scenes data.root=DIR
   mwa-prepare data=coco data.root=DIR check=true
+  mwa-prepare data=coco data.root=DIR shards=SHARDS          mwa-train data=coco data.shards=SHARDS reads them
+  mwa-prepare data=coco data.shards=SHARDS check=true
 """
-_MAIN_KEYS = ("check", "debug", "data.root", "data.domain", "data.num_workers")
+_MAIN_KEYS = (
+    "check",
+    "shards",
+    "shard_size_mb",
+    "debug",
+    "data.root",
+    "data.shards",
+    "data.domain",
+    "data.num_workers",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,15 +63,17 @@ def _execute(config: DictConfig) -> None:
 
     check_data(config)
     layout = config.data.layout
-    if layout in BUILT_IN:
+    if layout in BUILT_IN and config.data.shards is None:
         _make_scenes(config)
-    elif not config.check:
+    elif not config.check and config.shards is None:
         raise ConfigError(
             f"data={layout} is not made here, only data={' and data='.join(BUILT_IN)} are; check=true inspects what "
-            "is there"
+            "is there, shards=DIR turns it into shards"
         )
     if config.check:
         _inspect(config)
+    if config.shards is not None:
+        _write_shards(config)
 
 
 def _make_scenes(config: DictConfig) -> None:
@@ -84,3 +99,26 @@ def _inspect(config: DictConfig) -> None:
     print(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")
+
+
+def _write_shards(config: DictConfig) -> None:
+    """Turn the data set into shards, and print what these are."""
+    from mwa_lightning.data.shard_writing import write_shards
+    from mwa_lightning.data.sources import find_source
+
+    data = config.data
+    source = find_source(
+        layout=data.layout,
+        root=data.root,
+        annotations=data.get("annotations"),
+        images=data.get("images"),
+        classes=data.get("classes"),
+        shards=data.shards,
+    )
+    written = write_shards(source, Path(config.shards), shard_bytes=int(config.shard_size_mb * 1_000_000))
+    twins = written.paths - written.images
+    print(
+        f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "
+        f"{written.shards:,} shards, {written.bytes:,} bytes: {config.shards}"
+        + ("" if written.new else " (there already)")
+    )

@@ -37,6 +37,7 @@ _MAIN_KEYS = (
     "adapter.mid_dim",
     "adapter.enhancer",
     "data.root",
+    "data.shards",
     "data.batch_size",
     "data.num_workers",
     "data.max_bad_images",

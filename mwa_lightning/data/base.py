@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,7 +18,7 @@ from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
 from mwa_lightning.data.sources import BUILT_IN, Source, find_source, layout_named, prepare_scenes, scenes_root
 from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.storage import Storage
+from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.data.worker_signals import leave_signals_to_parent
@@ -45,6 +44,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         root: Folder of the data set (see `find_source`); for the built-in sets None is the user's cache folder.
         annotations: Another name of the annotations; relative to `root`.
         images: Another folder of the images; relative to `root`.
+        shards: Folder of its shards, which takes the place of all three.
         num_workers: Processes that decode images; 0 = decode where the training runs.
         max_bad_images: Images that may be unreadable in training, each replaced by another; evaluation
             allows none.
@@ -76,6 +76,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         root: str | Path | None = None,
         annotations: str | Path | None = None,
         images: str | Path | None = None,
+        shards: str | Path | None = None,
         num_workers: int = 0,
         max_bad_images: int = 0,
         exif: bool | None = None,
@@ -104,6 +105,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             self.root = scenes_root(domain=domain, layout=layout)
         self.annotations = annotations
         self.images = images
+        self.shards = shards
         self.domain = domain
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -138,7 +140,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
 
     def prepare_data(self) -> None:
         """Make the built-in data set unless it is there."""
-        if self.layout in BUILT_IN:
+        if self.layout in BUILT_IN and self.shards is None:
             assert self.root is not None
             prepare_scenes(Path(self.root).expanduser(), domain=self.domain, layout=self.layout)
 
@@ -151,7 +153,9 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         """
         if self._source is None:
             self._source = self._find_source()
-            self.ledger.storage = Storage(self._source.files(), self._source.folder)
+            for problem in self._source.store.damage(thorough=False):
+                raise DamagedShard(problem)
+            self.ledger.storage = self._source.storage
             splits = self._source.read(Problems())
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
         needed = {
@@ -221,8 +225,15 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         else:
             self._sampler_state = state_dict["sampler"]
 
-    def _find_source(self) -> Source:
-        return find_source(layout=self.layout, root=self.root, annotations=self.annotations, images=self.images)
+    def _find_source(self, *, classes: Sequence[str | int] | None = None) -> Source:
+        return find_source(
+            layout=self.layout,
+            root=self.root,
+            annotations=self.annotations,
+            images=self.images,
+            classes=classes,
+            shards=self.shards,
+        )
 
     def _training_loader(
         self, dataset: Callable[..., ReplacingDataset[Any]], *, collate: Callable[..., Outcome], **options: Any
@@ -313,11 +324,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             if decode:
                 self._reader(path)
                 continue
-            try:
-                whole = os.stat(path).st_size > 0  # noqa: PTH116
-            except OSError:
-                whole = False
-            if not whole:
+            if not self._reader.store.size(path):
                 allowed -= 1
             if allowed < 0:
                 self._reader(path)  # says what is wrong

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mwa_lightning.data.stores import PictureFolder, PictureStore
 from mwa_lightning.errors import DataError
 
 MAX_PIXELS = 178_956_970  # where Pillow calls a file a decompression bomb
@@ -50,19 +51,23 @@ class ImageReader:
         exif: Turn the picture as the camera noted. The authors of the official sets did not.
         scale_deep: Scale pictures of 16 bits a channel to 8 bits. The official conversion clips them to
             white.
+        store: Where the bytes of a file come from.
     """
 
     exif: bool
     scale_deep: bool
+    store: PictureStore = field(default_factory=PictureFolder)
 
     def __call__(self, path: str | Path) -> Image.Image:
         """The picture, decoded to its last byte.
 
         Raises:
+            DamagedShard: The storage gives other bytes than it was given.
             DataError: The file is missing, empty, too large or does not decode; the line names it.
         """
+        path = str(path)
         try:
-            with Path(path).open("rb") as file, warnings.catch_warnings():
+            with self.store.open(path) as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file) as image:
                     return self._decode(image, path)
@@ -77,20 +82,33 @@ class ImageReader:
         except IsADirectoryError:
             raise DataError(f"image {path} is a folder: correct its name in the annotations") from None
         except Image.DecompressionBombError:
-            raise _too_large(path) from None
+            raise self._too_large(path) from None
         except UnidentifiedImageError:
-            raise DataError(f"image {path} {_unreadable(path)}") from None
+            raise DataError(f"image {self.store.describe(path)} {self._unreadable(path)}") from None
         except _DAMAGE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"image {path} does not decode ({reason}): fetch it again, or leave it out") from None
+            raise DataError(
+                f"image {self.store.describe(path)} does not decode ({reason}): fetch it again, or leave it out"
+            ) from None
 
-    def _decode(self, image: Image.Image, path: str | Path) -> Image.Image:
+    def _decode(self, image: Image.Image, path: str) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
-            raise _too_large(path)
+            raise self._too_large(path)
         image.load()  # before the note of the camera, whose reader would swallow what is wrong with a PNG
         turn = _turn(image) if self.exif else None
         rgb = _deep_to_rgb(image, scale=self.scale_deep) if _is_deep(image) else image.convert("RGB")
         return rgb if turn is None else rgb.transpose(turn)
+
+    def _too_large(self, path: str) -> DataError:
+        return DataError(
+            f"image {self.store.describe(path)} has more than {MAX_PIXELS:,} pixels, a size that Pillow takes for an "
+            "attack: scale it down"
+        )
+
+    def _unreadable(self, path: str) -> str:
+        if not self.store.size(path):
+            return "has 0 bytes: fetch it again, or leave it out"
+        return "is in no image format that Pillow reads: fetch it again, or leave it out"
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -112,15 +130,3 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     except _DAMAGE:
         return None
     return _TURNS.get(orientation) if isinstance(orientation, int) else None
-
-
-def _too_large(path: str | Path) -> DataError:
-    return DataError(
-        f"image {path} has more than {MAX_PIXELS:,} pixels, a size that Pillow takes for an attack: scale it down"
-    )
-
-
-def _unreadable(path: str | Path) -> str:
-    if Path(path).stat().st_size == 0:
-        return "has 0 bytes: fetch it again, or leave it out"
-    return "is in no image format that Pillow reads: fetch it again, or leave it out"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -17,12 +16,14 @@ from mwa_lightning.data.problems import Problem, Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.errors import DataError
 
 AnySplit = RetrievalSplit | StatementSplit
 
 _SPLITS = ("train", "val", "test")
 _IMAGES_A_TASK = 64
+_reader: ImageReader  # of a process of the pool
 
 
 class SplitCount(NamedTuple):
@@ -57,10 +58,11 @@ class Report:
 
 
 def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
-    """Read the annotations of a data set and decode each of its images.
+    """Read the annotations of a data set and decode each of its images; of shards, compare the checksums too.
 
     Args:
-        data: Its configuration: `layout`, `root`, and where given `annotations`, `images`, `classes`, `exif`.
+        data: Its configuration: `layout`, `root` or `shards`, and where given `annotations`, `images`, `classes`,
+            `exif`.
         workers: Processes that decode images; 0 = decode here.
     """
     problems = Problems(collect=True)
@@ -71,6 +73,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
             annotations=data.get("annotations"),
             images=data.get("images"),
             classes=data.get("classes"),
+            shards=data.get("shards"),
         )
     except DataError as error:
         return Report(
@@ -85,6 +88,8 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
     for name in _SPLITS:
         if name not in splits:
             problems.add("empty split", f"{source.file_of(name)}: the split {name} has no items: add some")
+    for message in source.store.damage(thorough=True):
+        problems.add("damaged shard", message)
     digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers)
     return Report(
         layout=source.layout,
@@ -153,22 +158,32 @@ def _examine_images(
 
 
 def _examined(paths: list[str], reader: ImageReader, workers: int) -> Iterator[tuple[bytes | None, Problem | None]]:
-    examine = partial(_examine, reader=reader)
     if not workers:
-        yield from map(examine, paths)
+        yield from map(partial(_examine, reader=reader), paths)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(examine, paths, chunksize=_IMAGES_A_TASK)
+    with ProcessPoolExecutor(workers, initializer=_take_reader, initargs=(reader,)) as pool:
+        yield from pool.map(_examine_here, paths, chunksize=_IMAGES_A_TASK)
+
+
+def _take_reader(reader: ImageReader) -> None:
+    """Keep the reader in a process of the pool: with an index of shards it is large, and no part of a task."""
+    global _reader
+    _reader = reader
+
+
+def _examine_here(path: str) -> tuple[bytes | None, Problem | None]:
+    return _examine(path, reader=_reader)
 
 
 def _examine(path: str, *, reader: ImageReader) -> tuple[bytes | None, Problem | None]:
     """A digest of the pixels, which tells a picture in whatever file, or what is wrong with it."""
     try:
         image = reader(path)
+    except DamagedShard:  # the checksum of the whole shard has told
+        return None, None
     except DataError as error:
-        kind = "unreadable image" if os.path.isfile(path) else "missing image"  # noqa: PTH113
-        if kind == "unreadable image" and not Path(path).stat().st_size:
-            kind = "image of 0 bytes"
+        size = reader.store.size(path)
+        kind = "missing image" if size is None else "unreadable image" if size else "image of 0 bytes"
         return None, Problem(kind, str(error))
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
     return digest.digest(), None

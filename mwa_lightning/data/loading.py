@@ -21,6 +21,7 @@ from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.records import ImageBatch, Picture, RetrievalSplit, TextBatch, TrainBatch
 from mwa_lightning.data.sampling import GlobalBatchSampler, SampleKey, epoch_order
 from mwa_lightning.data.storage import Storage
+from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.data.tokenizers import Encoded, Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, TrainTransform
 from mwa_lightning.errors import DataError
@@ -79,7 +80,8 @@ class ReplacingDataset(Dataset[SampleT], Generic[SampleT]):
 
     A sample with an image that cannot be read gives way to the one that comes a global batch later in the
     epoch's order, or the first after it that can be read: the next that are not in the batch themselves. It so
-    depends on nothing but the seed, the epoch and the global batch size which sample that is.
+    depends on nothing but the seed, the epoch and the global batch size which sample that is. Damaged shards
+    are no such matter: they end the run.
 
     Args:
         length: Number of samples.
@@ -117,6 +119,8 @@ class ReplacingDataset(Dataset[SampleT], Generic[SampleT]):
             for picture in pictures:
                 try:
                     images.append(self._reader(picture.path))
+                except DamagedShard as error:
+                    return self._lost(key.sample, bad_images=tuple(bad.values()), error=str(error))
                 except DataError as error:
                     bad[picture.path] = BadImage(picture.path, str(error))
                     break
@@ -128,7 +132,8 @@ class ReplacingDataset(Dataset[SampleT], Generic[SampleT]):
                 return self._sample(index, tensors, epoch=key.epoch, bad_images=tuple(bad.values()))
             if len(bad) > self._max_bad_images:
                 break
-        return self._lost(key.sample, bad_images=tuple(bad.values()))
+        found = tuple(bad.values())
+        return self._lost(key.sample, bad_images=found, error=found[-1].message)
 
     def _pictures_of(self, index: int) -> Sequence[Picture]:
         raise NotImplementedError
@@ -136,8 +141,8 @@ class ReplacingDataset(Dataset[SampleT], Generic[SampleT]):
     def _sample(self, index: int, images: Sequence[Tensor], *, epoch: int, bad_images: tuple[BadImage, ...]) -> SampleT:
         raise NotImplementedError
 
-    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...]) -> SampleT:
-        """What stands for a sample that nothing could be found for."""
+    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...], error: str) -> SampleT:
+        """What stands for a sample that nothing could be found for, and why."""
         raise NotImplementedError
 
     def _candidates(self, key: SampleKey) -> Iterator[int]:
@@ -173,8 +178,8 @@ class TrainDataset(ReplacingDataset[TrainSample]):
         image_id = int(self._split.pictures.image_ids[caption.image_index])
         return TrainSample(images[0], caption.text, image_id, self._split.sample_id(index), bad_images)
 
-    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...]) -> TrainSample:
-        return TrainSample(None, "", -1, self._split.sample_id(index), bad_images, bad_images[-1].message)
+    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...], error: str) -> TrainSample:
+        return TrainSample(None, "", -1, self._split.sample_id(index), bad_images, error)
 
 
 class ImageDataset(Dataset["tuple[Tensor | None, int, str]"]):

@@ -15,6 +15,7 @@ from mwa_lightning.data.lines import Line, read_lines
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.stores import PictureStore
 
 OFFICIAL_NAMES = {"train": "train", "val": "dev", "test": "test1"}
 CLASSES = ("False", "True")
@@ -36,7 +37,7 @@ def subset_files(annotations: Path, split: str) -> dict[str, Path]:
 
 
 def read_nlvr2(
-    annotations: Path, *, folder: Path, problems: Problems, classes: tuple[str, ...] = CLASSES
+    annotations: Path, *, store: PictureStore, problems: Problems, classes: tuple[str, ...] = CLASSES
 ) -> dict[str, StatementSplit]:
     """The splits whose files are there; `val` is dev, `test` is test1, the public test set (test-P).
 
@@ -45,17 +46,17 @@ def read_nlvr2(
 
     Args:
         annotations: Folder of the JSON files.
-        folder: What holds the images, as `images/train/<directory>/`, `images/dev/` and `images/test1/`, or
+        store: What holds the images, as `images/train/<directory>/`, `images/dev/` and `images/test1/`, or
             as `train/...`, `dev/` and `test1/`, as some of them come in the official archives.
         problems: Where a damaged file, or a line that cannot be used, is reported.
         classes: The two labels, in the order in which they are numbered.
     """
-    reader = StatementReader(folder=folder, classes=classes, problems=problems, official=True)
+    reader = StatementReader(folder=store.prefix, classes=classes, problems=problems, official=True)
     subsets = {}
     for split, file in split_files(annotations).items():
         if not file.is_file():
             continue
-        place = _place_of_images(folder, OFFICIAL_NAMES[split])
+        place = _place_of_images(store, OFFICIAL_NAMES[split])
         identifiers: set[str] = set()
         known = len(problems.found)
         for line in read_lines(file, wanted=_WANTED, problems=problems):
@@ -102,10 +103,10 @@ def _group(identifier: str) -> str:
     return "-".join(fields)
 
 
-def _place_of_images(folder: Path, official: str) -> PurePath:
-    """Where the images of a split lie under `folder`; where neither form is there, as the official page has it."""
+def _place_of_images(store: PictureStore, official: str) -> PurePath:
+    """Where the images of a split lie; where neither form is there, as the official page has it."""
     under, beside = PurePath("images", official), PurePath(official)
-    return beside if (folder / beside).is_dir() and not (folder / under).is_dir() else under
+    return beside if store.holds_folder(beside) and not store.holds_folder(under) else under
 
 
 def _subsets(

@@ -96,6 +96,17 @@ class Strings(Items[str]):
         self._buffer = b"".join(encoded)
         self._ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
 
+    def packed(self) -> tuple[np.ndarray, np.ndarray]:
+        """The strings one after another in UTF-8, uint8, and where each ends, int64."""
+        return np.frombuffer(self._buffer, dtype=np.uint8), self._ends
+
+    @classmethod
+    def unpacked(cls, buffer: np.ndarray, ends: np.ndarray) -> Strings:
+        """The strings that were packed so."""
+        strings = cls(())
+        strings._buffer, strings._ends = buffer.tobytes(), ends
+        return strings
+
     def __len__(self) -> int:
         return len(self._ends)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from mwa_lightning.data import jsonl, lines, nlvr2, pairs
@@ -13,7 +13,10 @@ from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.karpathy import read_karpathy
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.shards import ANNOTATIONS, open_shards
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.storage import Storage
+from mwa_lightning.data.stores import PictureFolder, PictureStore
 from mwa_lightning.errors import ConfigError, DataError
 
 # Made by this package where they are missing.
@@ -41,20 +44,31 @@ class Layout(NamedTuple):
     split_type: type[RetrievalSplit] | type[StatementSplit] = RetrievalSplit
     suffixes: tuple[str, ...] = (".json",)
     split_files: Callable[[Path], dict[str, Path]] | None = None
+    subset_files: Callable[[Path, str], dict[str, Path]] = lambda annotations, split: {}
     images_beside: bool = False  # the paths of images start from the folder of the annotations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set on disk: its layout, its annotations, and the folder that its image paths start from.
+    """A data set on disk: its layout, its annotations, and what holds its images.
 
     `classes` are those that its labels may have, where the user says.
     """
 
     layout: str
     annotations: Path
-    folder: Path
+    store: PictureStore
     classes: tuple[str, ...] | None = None
+
+    @property
+    def folder(self) -> PurePath:
+        """What the paths of its images start from."""
+        return self.store.prefix
+
+    @property
+    def storage(self) -> Storage:
+        """What has to stay while it is used."""
+        return Storage([*self.files(), *self.store.files], self.store.folder)
 
     @property
     def official(self) -> bool:
@@ -66,11 +80,13 @@ class Source:
         return LAYOUTS[self.layout].read(self, problems)
 
     def files(self) -> list[Path]:
-        """The files of annotations that are there, in the order of the splits."""
-        files = LAYOUTS[self.layout].split_files
-        if files is None:
+        """The files of annotations that are there, in the order of the splits, then those of subsets."""
+        layout = LAYOUTS[self.layout]
+        if layout.split_files is None:
             return [self.annotations]
-        return [file for file in files(self.annotations).values() if file.is_file()]
+        there = {split: file for split, file in layout.split_files(self.annotations).items() if file.is_file()}
+        subsets = [file for split in there for file in layout.subset_files(self.annotations, split).values()]
+        return [*there.values(), *subsets]
 
     def file_of(self, split: str) -> Path:
         """The file that says what is in a split."""
@@ -79,7 +95,9 @@ class Source:
 
     def image_reader(self, *, exif: bool | None) -> ImageReader:
         """How its images are read; `exif` None leaves it to the layout: honoured in one's own pictures."""
-        return ImageReader(exif=not self.official if exif is None else exif, scale_deep=not self.official)
+        return ImageReader(
+            exif=not self.official if exif is None else exif, scale_deep=not self.official, store=self.store
+        )
 
 
 def find_source(
@@ -89,6 +107,7 @@ def find_source(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
     classes: Sequence[str | int] | None = None,
+    shards: str | Path | None = None,
 ) -> Source:
     """Look up the files of a data set.
 
@@ -98,12 +117,16 @@ def find_source(
         annotations: Another name of that file; relative to `root`.
         images: Another folder of the images; relative to `root`.
         classes: What labels may say, in the order in which they are numbered; None = as the layout has it.
+        shards: Folder of its shards, which takes the place of `root`, `annotations` and `images`.
 
     Raises:
-        ConfigError: The layout is unknown, no root is given, or a class is named twice.
-        DataError: The root, the annotations or the folder of images do not exist.
+        ConfigError: The layout is unknown or not that of the shards, no root is given, or a class is named twice.
+        DataError: The root, the annotations, the folder of images or the shards do not exist, or the shards
+            are damaged.
     """
     form = layout_named(layout)
+    if shards is not None:
+        return _source_in_shards(Path(shards).expanduser(), layout=layout, classes=classes)
     if root is None and annotations is not None and Path(annotations).expanduser().is_absolute():
         root = Path(annotations).expanduser().parent
     if root is None:
@@ -122,7 +145,17 @@ def find_source(
         where = file.parent
     if not where.is_dir():
         raise DataError(f"folder {where} of the images does not exist: put it there, or set data.images")
-    return Source(layout=layout, annotations=file, folder=where, classes=class_names(classes))
+    return Source(layout=layout, annotations=file, store=PictureFolder(where), classes=class_names(classes))
+
+
+def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int] | None) -> Source:
+    store = open_shards(folder)
+    if store.index.layout != layout:
+        raise ConfigError(
+            f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
+        )
+    annotations = folder / ANNOTATIONS if LAYOUTS[layout].split_files is not None else store.annotations[0]
+    return Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes))
 
 
 def class_names(classes: Sequence[str | int] | None) -> tuple[str, ...] | None:
@@ -218,7 +251,7 @@ def _read_pairs(source: Source, problems: Problems) -> Splits:
 
 def _read_nlvr2(source: Source, problems: Problems) -> Splits:
     classes = source.classes or nlvr2.CLASSES
-    return nlvr2.read_nlvr2(source.annotations, folder=source.folder, problems=problems, classes=classes)
+    return nlvr2.read_nlvr2(source.annotations, store=source.store, problems=problems, classes=classes)
 
 
 def _read_snli_ve(source: Source, problems: Problems) -> Splits:
@@ -264,6 +297,7 @@ LAYOUTS = {
         _read_nlvr2,
         StatementSplit,
         split_files=nlvr2.split_files,
+        subset_files=nlvr2.subset_files,
     ),
     "scenes_nlvr2": Layout(
         "nlvr/nlvr2/data",
@@ -273,6 +307,7 @@ LAYOUTS = {
         _read_nlvr2,
         StatementSplit,
         split_files=nlvr2.split_files,
+        subset_files=nlvr2.subset_files,
     ),
     "snli_ve": Layout(
         "",

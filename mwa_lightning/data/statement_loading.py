@@ -62,9 +62,8 @@ class StatementTrainDataset(ReplacingDataset[StatementSample]):
             sample = sample._replace(images=torch.stack(list(reversed(images))), text=swap_sides(sample.text))
         return sample._replace(bad_images=bad_images)
 
-    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...]) -> StatementSample:
-        sample = _sample(self._split, index, None)
-        return sample._replace(bad_images=bad_images, error=bad_images[-1].message)
+    def _lost(self, index: int, *, bad_images: tuple[BadImage, ...], error: str) -> StatementSample:
+        return _sample(self._split, index, None)._replace(bad_images=bad_images, error=error)
 
 
 class StatementDataset(Dataset[StatementSample]):

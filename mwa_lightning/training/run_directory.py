@@ -31,6 +31,7 @@ FREE_KEYS = frozenset(
         "callbacks.progress_bar",
         "data.num_workers",
         "data.root",
+        "data.shards",
         "training.checkpoint_every_n_steps",
         "training.requeue",
         "training.requeue_signal",

@@ -12,6 +12,7 @@ from mwa_lightning.data.nlvr2 import read_nlvr2
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.scenes import write_scenes_nlvr2
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.stores import PictureFolder
 from mwa_lightning.errors import DataError
 
 EXTRA = {"writer": "57", "synset": "dog", "query": "dogs0", "left_url": "x", "validation": {"1": "True"}}
@@ -38,7 +39,7 @@ def write(root: Path, lines: dict[str, list[dict[str, Any]]] = LINES) -> Path:
 
 
 def read(root: Path, problems: Problems | None = None) -> dict[str, StatementSplit]:
-    return read_nlvr2(root / "nlvr" / "nlvr2" / "data", folder=root, problems=problems or Problems())
+    return read_nlvr2(root / "nlvr" / "nlvr2" / "data", store=PictureFolder(root), problems=problems or Problems())
 
 
 def test_read_nlvr2__official_layout(tmp_path: Path) -> None:

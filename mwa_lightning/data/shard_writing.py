@@ -1,0 +1,301 @@
+"""Turns a data set into shards; the folder appears whole or not at all, with the same bytes every time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.records import RetrievalSplit, Strings
+from mwa_lightning.data.shards import (
+    ANNOTATIONS,
+    INDEX,
+    SUMS,
+    Index,
+    file_sha256,
+    member_key,
+    open_shards,
+    read_sums,
+    shard_name,
+)
+from mwa_lightning.data.sources import Source
+from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.stores import PictureStore
+from mwa_lightning.errors import DataError
+from mwa_lightning.whole_files import flush_names
+
+_LOCK = ".lock"
+_THREADS = 16  # reading many small files is waiting, most of all on a network
+_PICTURES_AT_ONCE = 64
+
+
+class Written(NamedTuple):
+    """What a folder of shards holds: paths of images, different images, shards, bytes of all files."""
+
+    paths: int
+    images: int
+    shards: int
+    bytes: int
+    new: bool
+
+
+class _Image(NamedTuple):
+    """An image to store: its path in the store, that in the annotations, and what its JSON says."""
+
+    path: str
+    name: str
+    about: dict[str, Any]
+
+
+def write_shards(source: Source, folder: Path, *, shard_bytes: int) -> Written:
+    """Write a data set as shards into a folder, unless it holds those already.
+
+    Images with the same bytes are stored once. What an earlier call left behind when it was killed is cleared
+    away first.
+
+    Args:
+        source: The data set; every image that its annotations name has to be there, whether it decodes or not.
+        folder: Where to; new or empty.
+        shard_bytes: Size of a shard, which a single larger image exceeds.
+
+    Raises:
+        DataError: The annotations are damaged, images are missing, or the folder holds something else or
+            cannot be written.
+    """
+    splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
+    images = list(_images(splits.values()))
+    if folder.is_dir() and any(folder.iterdir()):
+        return _already_there(source, folder, shard_bytes=shard_bytes)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"shards={folder} is a file: give a new folder")
+    partial = folder.with_name(f".{folder.name}.writing")
+    with ThreadPoolExecutor(_THREADS) as pool:
+        _require_all(images, source.store, pool)
+        try:
+            with _locked(partial):
+                index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes)
+                (partial / INDEX).write_bytes(index.packed())
+                _copy_annotations(source, partial / ANNOTATIONS)
+                _write_sums(partial)
+                (partial / _LOCK).unlink()
+                if folder.exists():
+                    folder.rmdir()
+                partial.rename(folder)
+                flush_names(folder.parent)
+        except OSError as error:
+            raise DataError(
+                f"shards={folder} cannot be written ({error.strerror or error}): make room or choose another folder, "
+                "and start again"
+            ) from error
+    return _written(folder, index, new=True)
+
+
+def _images(splits: Iterable[RetrievalSplit | StatementSplit]) -> Iterator[_Image]:
+    """The images of all splits in file order, each path once."""
+    seen: set[str] = set()
+    for split in splits:
+        captions = _captions(split) if isinstance(split, RetrievalSplit) else None
+        for place, picture in enumerate(split.pictures):
+            name = str(PurePath(split.pictures.paths[place]))
+            if name not in seen:
+                seen.add(name)
+                about: dict[str, Any] = {"path": name, "split": split.name}
+                if captions is not None:
+                    about["captions"] = captions[place]
+                yield _Image(picture.path, name, about)
+
+
+def _captions(split: RetrievalSplit) -> list[list[str]]:
+    """The captions of each image."""
+    captions: list[list[str]] = [[] for _ in split.pictures.image_ids]
+    for text, image in zip(split.captions.texts, split.captions.image_index, strict=True):
+        captions[image].append(text)
+    return captions
+
+
+def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor) -> None:
+    sizes = pool.map(store.size, (image.path for image in images))
+    missing = [image.path for image, size in zip(images, sizes, strict=True) if size is None]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first (mwa-prepare check=true "
+            "lists all): put them there, or leave them out of the annotations"
+        )
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """An empty folder for one process to write into; unless it is renamed, it goes at the end."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / _LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{partial} is being written by another process: wait for it") from None
+        try:
+            for path in partial.iterdir():
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_pictures(
+    images: Sequence[_Image], source: Source, folder: Path, pool: ThreadPoolExecutor, *, shard_bytes: int
+) -> Index:
+    member_of: dict[bytes, int] = {}
+    members: dict[str, int] = {}
+    places: list[tuple[int, int, int, int]] = []
+    with _Tars(folder, shard_bytes=shard_bytes) as tars:
+        for image, content in _contents(images, source.store, pool):
+            digest = hashlib.sha256(content).digest()
+            member = members[image.name] = member_of.setdefault(digest, len(member_of))
+            if member == len(places):
+                shard, offset = tars.add(member_key(member), image, content)
+                places.append((shard, offset, len(content), zlib.crc32(content)))
+    columns = np.array(places, dtype=np.int64).T.copy()
+    paths = sorted(members)
+    return Index(
+        layout=source.layout,
+        shard_bytes=shard_bytes,
+        paths=Strings(paths),
+        members=np.array([members[path] for path in paths], dtype=np.int64),
+        shards=columns[0],
+        offsets=columns[1],
+        sizes=columns[2],
+        checksums=columns[3],
+        shard_sizes=np.array(tars.sizes, dtype=np.int64),
+    )
+
+
+def _contents(
+    images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor
+) -> Iterator[tuple[_Image, bytes]]:
+    """The images with their bytes, in order."""
+
+    def read(image: _Image) -> bytes:
+        try:
+            with store.open(image.path) as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"image {image.path} cannot be read ({error.strerror}): mend that") from error
+
+    for start in range(0, len(images), _PICTURES_AT_ONCE):
+        some = images[start : start + _PICTURES_AT_ONCE]
+        yield from zip(some, pool.map(read, some), strict=True)
+
+
+class _Tars:
+    """Writes members into one tar file after the other.
+
+    Args:
+        folder: Where they are written.
+        shard_bytes: From what size on another one is begun.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int) -> None:
+        self.sizes: list[int] = []
+        self._folder = folder
+        self._shard_bytes = shard_bytes
+        self._file: BinaryIO | None = None
+        self._tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> _Tars:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._close()
+
+    def add(self, key: str, image: _Image, content: bytes) -> tuple[int, int]:
+        """Write an image and its JSON; the number of the shard, and the image's first byte in it."""
+        about = json.dumps(image.about, ensure_ascii=False).encode("utf-8", "replace")
+        needed = sum(
+            tarfile.BLOCKSIZE + -(-len(part) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for part in (content, about)
+        )
+        if self._file is not None and self._file.tell() + needed > self._shard_bytes:
+            self._close()
+        if self._file is None:
+            self._file = (self._folder / shard_name(len(self.sizes))).open("wb")
+            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        offset = self._file.tell() + tarfile.BLOCKSIZE
+        self._add(f"{key}.{_suffix(image.name)}", content)
+        self._add(f"{key}.json", about)
+        return len(self.sizes), offset
+
+    def _add(self, name: str, content: bytes) -> None:
+        assert self._tar is not None
+        member = tarfile.TarInfo(name)  # of time, user and group 0
+        member.size = len(content)
+        self._tar.addfile(member, io.BytesIO(content))
+
+    def _close(self) -> None:
+        if self._file is None or self._tar is None:
+            return
+        with self._file:
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.sizes.append(self._file.tell())
+        self._file = self._tar = None
+
+
+def _suffix(name: str) -> str:
+    """The format that a file's name promises, as WebDataset has it: `jpg` of `A.JPG`."""
+    suffix = PurePath(name).suffix[1:].lower()
+    return suffix if suffix.isascii() and suffix.isalnum() and suffix != "json" else "img"
+
+
+def _annotation_files(source: Source) -> dict[str, Path]:
+    """The files of annotations by their names in the shards."""
+    if source.annotations.is_dir():
+        return {file.relative_to(source.annotations).as_posix(): file for file in source.files()}
+    return {file.name: file for file in source.files()}
+
+
+def _copy_annotations(source: Source, folder: Path) -> None:
+    for name, file in _annotation_files(source).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / name)
+
+
+def _write_sums(folder: Path) -> None:
+    """List all files with their SHA-256, as `sha256sum` does."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names if name != _LOCK]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def _already_there(source: Source, folder: Path, *, shard_bytes: int) -> Written:
+    """What a folder holds that need not be written; DataError if it is not what would be."""
+    if INDEX not in read_sums(folder):
+        raise DataError(f"shards={folder} holds other files than shards: give a new folder")
+    shards = open_shards(folder)
+    annotations = {f"{ANNOTATIONS}/{name}": file_sha256(file) for name, file in _annotation_files(source).items()}
+    held = {name: value for name, value in shards.sums.items() if name.startswith(f"{ANNOTATIONS}/")}
+    if (shards.index.layout, shards.index.shard_bytes, held) != (source.layout, shard_bytes, annotations):
+        raise DataError(
+            f"shards={folder} holds shards of another data set, of other annotations or of another size: remove it, or "
+            "give a new folder"
+        )
+    for problem in shards.damage(thorough=False):
+        raise DataError(problem)
+    return _written(folder, shards.index, new=False)
+
+
+def _written(folder: Path, index: Index, *, new: bool) -> Written:
+    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Written(len(index.paths), len(index.sizes), len(index.shard_sizes), sizes, new)

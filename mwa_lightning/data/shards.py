@@ -1,0 +1,319 @@
+"""A data set as a few tar files in WebDataset's form, of which any picture can be read at once.
+
+A folder of shards holds
+
+- `shard-00000.tar` and so on: the pictures, their bytes as they were, as `000000000.jpg`, each with a
+  `000000000.json` of its path, its split and, where the data set is of captions, these;
+- `annotations/`: the files of annotations as they were;
+- `index.safetensors`: where each picture lies, and the CRC-32 of its bytes;
+- `sha256.txt`: the SHA-256 of each of these files, for `sha256sum -c` too. It is the last to be written.
+
+Shards are read with `pread`: it needs no place in the file, which threads and forked processes would share,
+and where the storage fails it says so, where mapped memory would end the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mwa_lightning.data.records import Strings
+from mwa_lightning.data.stores import DamagedShard, PictureStore
+from mwa_lightning.errors import DataError
+
+ANNOTATIONS = "annotations"
+INDEX = "index.safetensors"
+SUMS = "sha256.txt"
+VERSION = 1
+OPEN_SHARDS = 128  # most that a process keeps open; the limit of a system is often 1,024 files
+
+_ABOUT = "mwa_lightning_shards"
+_THREADS = 4
+_AGAIN = "copy it again from where the shards were made, or make them again with mwa-prepare shards=DIR"
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05}.tar"
+
+
+def member_key(number: int) -> str:
+    """What WebDataset calls the key of a picture: its name in the shard but for the suffix."""
+    return f"{number:09}"
+
+
+class Place(NamedTuple):
+    """Where a picture lies: number of the shard, first byte, number of bytes, and their CRC-32."""
+
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """Where the pictures lie: m members of s shards, and the p sorted paths under which they are known.
+
+    Args:
+        layout: The layout of the data set.
+        shard_bytes: The size that was asked of a shard.
+        paths: Paths as the annotations have them; pictures with the same bytes share a member.
+        members: The member of each path, int64 (p,).
+        shards: The shard of each member, int64 (m,), ascending.
+        offsets: Its first byte, int64 (m,).
+        sizes: Its number of bytes, int64 (m,).
+        checksums: Their CRC-32, int64 (m,).
+        shard_sizes: Number of bytes of each shard, int64 (s,).
+    """
+
+    layout: str
+    shard_bytes: int
+    paths: Strings
+    members: np.ndarray
+    shards: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    checksums: np.ndarray
+    shard_sizes: np.ndarray
+
+    def member(self, path: str) -> int | None:
+        """The member that a path stands for."""
+        place = bisect_left(self.paths, path)
+        return int(self.members[place]) if place < len(self.paths) and self.paths[place] == path else None
+
+    def place(self, member: int) -> Place:
+        """Where a member lies."""
+        return Place(*(int(of[member]) for of in (self.shards, self.offsets, self.sizes, self.checksums)))
+
+    def packed(self) -> bytes:
+        """The content of the index's file; equal for equal indices."""
+        about = {
+            "version": VERSION,
+            "layout": self.layout,
+            "shard_bytes": self.shard_bytes,
+        }
+        names = ("members", "shards", "offsets", "sizes", "checksums", "shard_sizes")
+        arrays = {name: getattr(self, name) for name in names}
+        arrays["path_bytes"], arrays["path_ends"] = self.paths.packed()
+        # In one entry: of several, the library would change the order from time to time.
+        return save(arrays, metadata={_ABOUT: json.dumps(about, sort_keys=True)})
+
+
+class _OpenFile:
+    """A file that is open as long as anybody has this."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class _OpenFiles:
+    """The files that a process reads parts of, the last used ones kept open; other processes open their own."""
+
+    def __init__(self) -> None:
+        self._open = lru_cache(OPEN_SHARDS)(_OpenFile)
+
+    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[()]]:
+        return _OpenFiles, ()
+
+    def read(self, path: Path, *, offset: int, size: int) -> bytes:
+        """Part of a file; less where it ends before. Raises OSError if it cannot be read."""
+        file = self._open(path)  # held, so that it stays open if another thread needs the room
+        content = os.pread(file.number, size, offset)
+        while len(content) < size and (more := os.pread(file.number, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+
+@dataclass(frozen=True, eq=False)
+class Shards(PictureStore):
+    """Reads pictures from shards by the paths in the annotations, and compares the checksum of each.
+
+    Args:
+        root: The folder of the shards.
+        index: Where the pictures lie.
+        sums: The SHA-256 of each file, by its name from `root` on.
+    """
+
+    root: Path
+    index: Index
+    sums: Mapping[str, str]
+    _files: _OpenFiles = field(default_factory=_OpenFiles, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the shards."""
+        return self.root
+
+    @property
+    def prefix(self) -> PurePath:
+        """Nothing: paths are as in the annotations."""
+        return PurePath()
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The index and the checksums."""
+        return (self.root / INDEX, self.root / SUMS)
+
+    @property
+    def annotations(self) -> list[Path]:
+        """The files of annotations."""
+        return [self.root / name for name in self.sums if PurePath(name).parts[0] == ANNOTATIONS]
+
+    def open(self, path: str) -> BinaryIO:
+        """The bytes of a picture.
+
+        Raises:
+            DamagedShard: They are not those that were stored.
+            DataError: It was not stored.
+        """
+        member = self.index.member(path)
+        if member is None:
+            raise DataError(f"image {path} is not in the shards at {self.root}: make them again")
+        place = self.index.place(member)
+        shard = self._shard(place.shard)
+        where = f"at {member_key(member)}, image {path}"
+        try:
+            content = self._files.read(shard, offset=place.offset, size=place.size)
+        except FileNotFoundError:
+            raise DamagedShard(f"{shard} is missing: {_AGAIN}") from None
+        except OSError as error:
+            raise DamagedShard(f"{shard} cannot be read {where} ({error.strerror}): {_AGAIN}") from error
+        if len(content) < place.size:
+            raise DamagedShard(f"{shard} is cut short {where}: {_AGAIN}")
+        if zlib.crc32(content) != place.checksum:
+            raise DamagedShard(f"{shard} is damaged {where} (another CRC-32 than when it was made): {_AGAIN}")
+        return io.BytesIO(content)
+
+    def size(self, path: str) -> int | None:
+        """Number of bytes of a picture; None if it was not stored."""
+        member = self.index.member(path)
+        return None if member is None else self.index.place(member).size
+
+    def holds_folder(self, name: PurePath) -> bool:
+        """Whether the path of a picture begins so."""
+        place = bisect_left(self.index.paths, f"{name}/")
+        return place < len(self.index.paths) and self.index.paths[place].startswith(f"{name}/")
+
+    def describe(self, path: str) -> str:
+        """A picture's path, and where it lies."""
+        member = self.index.member(path)
+        if member is None:
+            return path
+        return f"{path} ({member_key(member)} in {self._shard(self.index.place(member).shard)})"
+
+    def damage(self, *, thorough: bool) -> Iterator[str]:
+        """The shards that are missing, of another size, or where `thorough`, of another SHA-256."""
+        problem = self._problem if thorough else self._size_problem
+        with ThreadPoolExecutor(_THREADS) as pool:
+            yield from filter(None, pool.map(problem, range(len(self.index.shard_sizes))))
+
+    def _shard(self, number: int) -> Path:
+        return self.root / shard_name(number)
+
+    def _size_problem(self, number: int) -> str:
+        shard, wanted = self._shard(number), int(self.index.shard_sizes[number])
+        holds = f"it holds {int((self.index.shards == number).sum()):,} images"
+        try:
+            size = shard.stat().st_size
+        except FileNotFoundError:
+            return f"{shard} is missing, {holds}: {_AGAIN}"
+        except OSError as error:
+            return f"{shard} cannot be read ({error.strerror}), {holds}: {_AGAIN}"
+        if size != wanted:
+            what = "is cut short" if size < wanted else "is too long"
+            return f"{shard} {what} ({size:,} bytes where {wanted:,} were written), {holds}: {_AGAIN}"
+        return ""
+
+    def _problem(self, number: int) -> str:
+        if problem := self._size_problem(number):
+            return problem
+        return _sum_problem(self._shard(number), self.sums.get(shard_name(number), ""))
+
+
+def open_shards(folder: Path) -> Shards:
+    """The shards in a folder; the index and the annotations are compared with their checksums, the shards are not.
+
+    Raises:
+        DataError: There are none, they are of another version, or the index or the annotations are damaged.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data.shards={folder}: there is no such folder; mwa-prepare data=... shards=DIR makes it")
+    sums = read_sums(folder)
+    if INDEX not in sums:
+        raise DataError(
+            f"data.shards={folder}: holds no shards of a data set, or not all of them: its {SUMS} names no {INDEX}; "
+            "give the folder that mwa-prepare shards=DIR made"
+        )
+    shards = Shards(folder, _read_index(folder / INDEX, sums[INDEX]), sums)
+    for file in shards.annotations:
+        if problem := _sum_problem(file, sums[str(file.relative_to(folder))]):
+            raise DataError(problem)
+    return shards
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name, as `sha256sum` writes them; empty where there is no list."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"{folder / SUMS} cannot be read ({error.strerror}): {_AGAIN}") from error
+    return {line[66:]: line[:64] for line in lines if len(line) > 66}
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_problem(path: Path, wanted: str) -> str:
+    """What is wrong with a file that should have a SHA-256; empty where nothing is."""
+    try:
+        if file_sha256(path) == wanted:
+            return ""
+    except FileNotFoundError:
+        return f"{path} is missing: {_AGAIN}"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}): {_AGAIN}"
+    return f"{path} is damaged (its SHA-256 is not the one in {SUMS}): {_AGAIN}"
+
+
+def _read_index(path: Path, wanted: str) -> Index:
+    if problem := _sum_problem(path, wanted):
+        raise DataError(problem)
+    content = path.read_bytes()
+    try:
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about: dict[str, Any] = json.loads(header["__metadata__"][_ABOUT])
+        version = about["version"]
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path} is no index of shards: give the folder that mwa-prepare shards=DIR made") from None
+    if version != VERSION:
+        raise DataError(
+            f"{path} is of version {version}, and this mwa_lightning reads version {VERSION}: make the shards again "
+            "with mwa-prepare shards=DIR"
+        )
+    paths = Strings.unpacked(arrays.pop("path_bytes"), arrays.pop("path_ends"))
+    return Index(layout=about["layout"], shard_bytes=about["shard_bytes"], paths=paths, **arrays)

@@ -1,0 +1,97 @@
+"""Where the bytes of pictures come from: files in a folder here, shards in `shards`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from mwa_lightning.errors import DataError
+
+
+class DamagedShard(DataError):  # noqa: N818 (a state of the storage)
+    """Bytes that are not those that were stored: the storage is at fault, so no other picture stands in."""
+
+
+class PictureStore(ABC):
+    """Gives the bytes of pictures by their paths; may be used by many threads, and sent to other processes.
+
+    A picture's path is `prefix` joined with what the annotations say.
+    """
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where it lies; a mount that is lost leaves an empty folder, or none."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> PurePath:
+        """What the paths in the annotations start from."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files besides the pictures that it cannot be without."""
+        return ()
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """The bytes of a picture.
+
+        Raises:
+            OSError: It is no file, or may not be read.
+            DataError: The store lacks it, or has damaged bytes; the line says what to do.
+        """
+
+    @abstractmethod
+    def size(self, path: str) -> int | None:
+        """Number of bytes of a picture; None if there is none."""
+
+    @abstractmethod
+    def holds_folder(self, name: PurePath) -> bool:
+        """Whether there is a folder of pictures with this path from `prefix` on."""
+
+    def describe(self, path: str) -> str:
+        """A picture's path for people, who may want to look at it."""
+        return path
+
+    def damage(self, *, thorough: bool) -> Iterator[str]:
+        """What is missing or cut short, a line for each; `thorough` reads all, and finds what has other bytes."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class PictureFolder(PictureStore):
+    """Files as they are; paths may also lead elsewhere."""
+
+    root: Path = Path()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds them."""
+        return self.root
+
+    @property
+    def prefix(self) -> PurePath:
+        """The same."""
+        return self.root
+
+    def open(self, path: str) -> BinaryIO:
+        """The file. Raises OSError if it cannot be opened."""
+        return Path(path).open("rb")
+
+    def size(self, path: str) -> int | None:
+        """Its number of bytes; None if it is no file."""
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def holds_folder(self, name: PurePath) -> bool:
+        """Whether there is such a folder."""
+        return (self.root / name).is_dir()

@@ -1,0 +1,534 @@
+"""Shards hold the same data set, any reader of tar files can read them, and no changed byte stays unknown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mwa_lightning.data import shard_writing, shards
+from mwa_lightning.data.inspection import format_report, inspect
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
+from mwa_lightning.data.shard_writing import Written, write_shards
+from mwa_lightning.data.shards import INDEX, SUMS, Shards, open_shards
+from mwa_lightning.data.sources import LAYOUTS, Source, find_source
+from mwa_lightning.data.stores import DamagedShard
+from mwa_lightning.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+
+AGAIN = "copy it again from where the shards were made, or make them again with mwa-prepare shards=DIR"
+SMALL = 5_000  # bytes of a shard: some pictures
+
+
+def _picture(path: Path, *, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def _karpathy(root: Path, name: str, *, filepath: str, folder: str) -> None:
+    images = []
+    for i, split in enumerate(("train", "restval", "train", "val", "test", "test")):
+        _picture(root / folder / filepath / f"{i}.JPG", seed=i)
+        sentences = [{"raw": f"a caption {i} {j}", "sentid": 7 * i + j} for j in range(2)]
+        entry = {"filename": f"{i}.JPG", "split": split, "sentences": sentences, "imgid": 3 * i}
+        images.append({**entry, **({"filepath": filepath} if filepath else {})})
+    (root / name).write_text(json.dumps({"images": images}))
+
+
+def _pairs(root: Path) -> None:
+    with (root / "table.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption", "split"])
+        for i, split in enumerate(("train", "train", "val", "test")):
+            _picture(root / "photos" / f"é{i}.png", seed=i)
+            rows.writerows([f"./photos/é{i}.png", f"caption {i} {j}, with a comma", split] for j in range(2))
+
+
+def _nlvr2(root: Path) -> None:
+    """`dev` lies beside `images`, and has subsets."""
+    data = root / "nlvr" / "nlvr2" / "data"
+    (data / "balanced").mkdir(parents=True)
+    for split, place in (("train", "images/train/4"), ("dev", "dev"), ("test1", "images/test1")):
+        lines = []
+        for i in range(3):
+            line = {"identifier": f"{split}-{i}-0-1", "sentence": f"{split} {i}", "label": str(i == 1), "directory": 4}
+            lines.append(line if split == "train" else {key: line[key] for key in line if key != "directory"})
+            for side in range(2):
+                _picture(root / place / f"{split}-{i}-0-img{side}.png", seed=2 * i + side + 100 * len(split))
+        (data / f"{split}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (data / "balanced" / "balanced_dev.json").write_text(json.dumps({"identifier": "dev-1-0-1"}) + "\n")
+
+
+def _snli_ve(root: Path) -> None:
+    for number, split in enumerate(("train", "dev", "test")):
+        _picture(root / "flickr30k-images" / f"{number}.jpg", seed=number)
+        labels = ("neutral", "entailment", "contradiction", "-")
+        lines = [{"Flickr30K_ID": str(number), "sentence2": f"about {number}", "gold_label": label} for label in labels]
+        (root / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _jsonl(root: Path) -> None:
+    """One picture's path is absolute, and it lies elsewhere."""
+    elsewhere = root.with_name("elsewhere") / "far.png"
+    _picture(elsewhere, seed=99)
+    lines = []
+    for i, split in enumerate(("train", "train", "val", "test")):
+        _picture(root / "photos" / f"{i}.png", seed=i)
+        images = [f"photos/{i}.png", str(elsewhere)]
+        lines.append({"images": images, "text": f"statement {i}", "label": ("no", "yes")[i % 2], "split": split})
+    (root / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+MAKE: dict[str, Callable[[Path], Any]] = {
+    "coco": lambda root: _karpathy(root, "dataset_coco.json", filepath="train2014", folder=""),
+    "flickr30k": lambda root: _karpathy(root, "dataset_flickr30k.json", filepath="", folder="flickr30k-images"),
+    "karpathy": lambda root: _karpathy(root, "mine.json", filepath="a/b", folder=""),
+    "pairs": _pairs,
+    "scenes": lambda root: write_scenes(root, domain="target", seed=0, train=3, val=2, test=2),
+    "scenes_nlvr2": lambda root: write_scenes_nlvr2(root, domain="target", seed=0, train=4, dev=4, test=4),
+    "nlvr2": _nlvr2,
+    "snli_ve": _snli_ve,
+    "jsonl": _jsonl,
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., Source]:
+    """A small data set of a layout."""
+
+    def make(layout: str = "karpathy") -> Source:
+        root = tmp_path / "set"
+        root.mkdir()
+        MAKE[layout](root)
+        return find_source(layout=layout, root=root)
+
+    return make
+
+
+def _content(source: Source) -> dict[str, Any]:
+    """All that a run gets of a data set: its splits, and the bytes of their pictures."""
+    content: dict[str, Any] = {}
+    for name, split in source.read(Problems()).items():
+        pictures = split.pictures
+        texts = split.captions if isinstance(split, RetrievalSplit) else split.statements
+        content[name] = {
+            "texts": list(texts),
+            "samples": [split.sample_id(i) for i in range(len(split))],
+            "names": list(pictures.names),
+            "labels": None if pictures.labels is None else list(pictures.labels),
+            "image_ids": pictures.image_ids.tolist(),
+            "bytes": [source.store.open(picture.path).read() for picture in pictures],
+            "sizes": [source.store.size(picture.path) for picture in pictures],
+        }
+        if not isinstance(split, RetrievalSplit):
+            groups = None if split.groups is None else split.groups.tolist()
+            subsets = {key: inside.tolist() for key, inside in split.subsets.items()}
+            content[name] |= {"classes": split.classes, "groups": groups, "subsets": subsets}
+    return content
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_layouts__all_are_tested() -> None:
+    assert set(MAKE) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shards__same_data_set(layout: str, made: Callable[..., Source], tmp_path: Path) -> None:
+    source = made(layout)
+    expected = _content(source)
+    assert {"train", "val", "test"} <= expected.keys()
+    written = write_shards(source, tmp_path / "shards", shard_bytes=SMALL)
+    shutil.rmtree(tmp_path / "set")  # nothing else is needed
+    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+    packed = find_source(layout=layout, root=None, shards=tmp_path / "shards")
+    assert _content(packed) == expected
+    assert packed.image_reader(exif=None).exif is source.image_reader(exif=None).exif
+    assert packed.official is source.official
+    assert written.shards == len(list((tmp_path / "shards").glob("*.tar"))) > 1
+    assert written.bytes == sum(map(len, _files(tmp_path / "shards").values()))
+    assert list(packed.store.damage(thorough=True)) == []
+    assert not inspect({"layout": layout, "root": None, "shards": tmp_path / "shards"}).fatal
+
+
+def test_shards__of_shards(made: Callable[..., Source], tmp_path: Path) -> None:
+    """What was written at another size comes out as if from the files."""
+    source = made("nlvr2")
+    write_shards(source, tmp_path / "large", shard_bytes=10**9)
+    write_shards(source, tmp_path / "small", shard_bytes=SMALL)
+    again = find_source(layout="nlvr2", root=None, shards=tmp_path / "large")
+    write_shards(again, tmp_path / "again", shard_bytes=SMALL)
+    assert _files(tmp_path / "again") == _files(tmp_path / "small")
+
+
+def test_shards__are_plain_tar_files_in_webdataset_s_form(made: Callable[..., Source], tmp_path: Path) -> None:
+    source = made("coco")
+    write_shards(source, tmp_path / "shards", shard_bytes=SMALL)
+    members: dict[str, bytes] = {}
+    for file in sorted((tmp_path / "shards").glob("*.tar")):
+        with tarfile.open(file) as tar:
+            for member in tar:
+                assert (member.mtime, member.uid, member.gid, member.isreg()) == (0, 0, 0, True)
+                content = tar.extractfile(member)
+                assert content is not None
+                members[member.name] = content.read()
+        assert file.stat().st_size <= SMALL + tarfile.RECORDSIZE
+    keys = [f"{number:09}" for number in range(6)]
+    assert list(members) == [f"{key}.{suffix}" for key in keys for suffix in ("jpg", "json")]
+    root = tmp_path / "set" / "train2014"
+    by_path = {}
+    for key in keys:
+        about = json.loads(members[f"{key}.json"])
+        by_path[about["path"]] = about
+        assert members[f"{key}.jpg"] == (root / PurePath(about["path"]).name).read_bytes()
+    assert by_path["train2014/1.JPG"] == {
+        "path": "train2014/1.JPG",
+        "split": "train",
+        "captions": ["a caption 1 0", "a caption 1 1"],
+    }
+
+
+def test_shards__sums_are_those_of_sha256sum(made: Callable[..., Source], tmp_path: Path) -> None:
+    write_shards(made("nlvr2"), tmp_path / "shards", shard_bytes=SMALL)
+    checked = subprocess.run(
+        ["sha256sum", "-c", SUMS], cwd=tmp_path / "shards", capture_output=True, text=True, check=True
+    ).stdout
+    listed = {line.removesuffix(": OK") for line in checked.splitlines()}
+    assert listed == _files(tmp_path / "shards").keys() - {SUMS}
+    assert "annotations/balanced/balanced_dev.json" in listed
+
+
+def test_shards__same_bytes_every_time(made: Callable[..., Source], tmp_path: Path) -> None:
+    source = made("karpathy")
+    write_shards(source, tmp_path / "a", shard_bytes=SMALL)
+    for path in (tmp_path / "set").rglob("*"):
+        os.utime(path, (1, 1))
+    write_shards(source, tmp_path / "b", shard_bytes=SMALL)
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_shards__same_picture_is_stored_once(write_karpathy: Write, tmp_path: Path) -> None:
+    root = write_karpathy()
+    shutil.copy(root / "pictures" / "000.png", root / "pictures" / "014.png")
+    shutil.copy(root / "pictures" / "000.png", root / "pictures" / "003.png")
+    source = find_source(layout="karpathy", root=root)
+    written = write_shards(source, tmp_path / "shards", shard_bytes=10**6)
+    assert (written.paths, written.images, written.shards) == (15, 13, 1)
+    packed = find_source(layout="karpathy", root=None, shards=tmp_path / "shards")
+    assert _content(packed) == _content(source)
+    report = inspect({"layout": "karpathy", "shards": tmp_path / "shards"})
+    assert report.shared_pictures == ["000.png (train) and 014.png (test)"]
+
+
+def test_shards__pictures_that_do_not_decode_stay_as_they_are(write_karpathy: Write, tmp_path: Path) -> None:
+    """They are the data set's own matter: reported as from files, and found in the shard."""
+    root = write_karpathy()
+    (root / "pictures" / "001.png").write_bytes(b"")
+    (root / "pictures" / "002.png").write_bytes(b"no picture")
+    write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6)
+    for workers in (0, 2):
+        report = inspect({"layout": "karpathy", "shards": tmp_path / "shards"}, workers=workers)
+        assert [problem.kind for problem in report.problems] == ["image of 0 bytes", "unreadable image"]
+        shard = tmp_path / "shards" / "shard-00000.tar"
+        assert report.problems[0].message.startswith(f"image pictures/001.png (000000001 in {shard}) has 0 bytes")
+
+
+def test_shards__missing_pictures_are_refused_before_anything_is_written(write_karpathy: Write, tmp_path: Path) -> None:
+    root = write_karpathy()
+    for number in (4, 9):
+        (root / "pictures" / f"{number:03}.png").unlink()
+    with pytest.raises(DataError, match=r"^2 of 15 images are missing, .*/004.png the first \(mwa-prepare check=true"):
+        write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_write__again(made: Callable[..., Source], tmp_path: Path) -> None:
+    """The same are there already; others, and foreign files, stay as they are."""
+    source, folder = made("karpathy"), tmp_path / "shards"
+    folder.mkdir()
+    first = write_shards(source, folder, shard_bytes=SMALL)
+    assert first.new
+    before = {path: path.stat() for path in folder.rglob("*")}
+    assert write_shards(source, folder, shard_bytes=SMALL) == first._replace(new=False)
+    with pytest.raises(DataError, match=r"of another data set, of other annotations or of another size: remove it"):
+        write_shards(source, folder, shard_bytes=SMALL + 1)
+    source.annotations.write_text(source.annotations.read_text().replace("a caption", "one caption"))
+    with pytest.raises(DataError, match=r"of another data set, of other annotations or of another size: remove it"):
+        write_shards(source, folder, shard_bytes=SMALL)
+    assert {path: path.stat() for path in folder.rglob("*")} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"shards=.*/other holds other files than shards: give a new folder"):
+        write_shards(source, tmp_path / "other", shard_bytes=SMALL)
+    assert _files(tmp_path / "other") == {"thesis.txt": b"mine"}
+    with pytest.raises(DataError, match=r"thesis.txt is a file: give a new folder"):
+        write_shards(source, tmp_path / "other" / "thesis.txt", shard_bytes=SMALL)
+
+
+def test_write__full_disk(made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    source = made("karpathy")
+    monkeypatch.setattr(shard_writing, "file_sha256", full)
+    with pytest.raises(DataError, match=r"shards=.* cannot be written \(No space left on device\): make room or"):
+        write_shards(source, tmp_path / "shards", shard_bytes=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mwa_lightning.data import shard_writing
+from mwa_lightning.data.sources import find_source
+add, count = shard_writing._Tars.add, iter(range(100))
+def add_or_die(*arguments):
+    if next(count) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return add(*arguments)
+shard_writing._Tars.add = add_or_die
+source = find_source(layout="karpathy", root=sys.argv[1])
+shard_writing.write_shards(source, Path(sys.argv[2]), shard_bytes=4000)
+"""
+
+
+def test_write__killed(write_karpathy: Write, tmp_path: Path) -> None:
+    """Nothing is left that looks complete, and the next call clears it away."""
+    root, folder = write_karpathy(), tmp_path / "shards"
+    assert subprocess.run([sys.executable, "-c", KILLED, root, folder], check=False).returncode == -signal.SIGKILL
+    partial = tmp_path / ".shards.writing"
+    assert not folder.exists()
+    assert (partial / "shard-00000.tar").is_file()
+    with pytest.raises(DataError, match=r"holds no shards of a data set, or not all of them"):
+        open_shards(partial)
+    source = find_source(layout="karpathy", root=root)
+    assert write_shards(source, folder, shard_bytes=10**6).new
+    assert not partial.exists()
+    assert sorted(_files(folder)) == ["annotations/dataset.json", INDEX, SUMS, "shard-00000.tar"]
+
+
+def test_write__two_at_once(made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = made("karpathy"), tmp_path / "shards"
+    arrived, go_on = threading.Event(), threading.Event()
+    contents = shard_writing._contents
+
+    def waiting(*arguments: Any) -> Any:
+        arrived.set()
+        assert go_on.wait(60)
+        return contents(*arguments)
+
+    monkeypatch.setattr(shard_writing, "_contents", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(write_shards, source, folder, shard_bytes=SMALL)
+        assert arrived.wait(60)
+        try:
+            with pytest.raises(DataError, match=r"is being written by another process: wait for it"):
+                write_shards(source, folder, shard_bytes=SMALL)
+        finally:
+            go_on.set()
+        assert first.result(60).new
+    assert list(open_shards(folder).damage(thorough=True)) == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards that no test changes."""
+    root = tmp_path_factory.mktemp("whole")
+    (root / "set").mkdir()
+    MAKE["karpathy"](root / "set")
+    write_shards(find_source(layout="karpathy", root=root / "set"), root / "shards", shard_bytes=4000)
+    return root / "shards"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """Shards to damage."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def _paths(store: Shards) -> list[str]:
+    return list(store.index.paths)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_damage__any_changed_byte_is_found_and_named(data: st.DataObject, whole: Path) -> None:
+    """An inspection names the shard; reading fails if, and only if, the byte is one of a picture's."""
+    store = open_shards(whole)
+    number = data.draw(st.integers(0, len(store.index.shard_sizes) - 1), label="shard")
+    shard = whole / f"shard-{number:05}.tar"
+    content = shard.read_bytes()
+    offset = data.draw(st.integers(0, len(content) - 1), label="byte")
+    flip = data.draw(st.integers(1, 255), label="bits")
+    hit = [
+        path
+        for path in _paths(store)
+        for place in [store.index.place(store.index.member(path) or 0)]
+        if place.shard == number and place.offset <= offset < place.offset + place.size
+    ]
+    try:
+        changed = content[:offset] + bytes([content[offset] ^ flip]) + content[offset + 1 :]
+        shard.write_bytes(changed)
+        assert list(store.damage(thorough=True)) == [
+            f"{shard} is damaged (its SHA-256 is not the one in sha256.txt): {AGAIN}"
+        ]
+        for path in _paths(store):
+            if path in hit:
+                with pytest.raises(
+                    DamagedShard, match=rf"^{shard} is damaged at 00000000\d, image {path} \(another CRC"
+                ):
+                    store.open(path)
+            else:
+                store.open(path)
+    finally:
+        shard.write_bytes(content)
+
+
+def test_damage__cut_short_missing_or_too_long(copy: Path) -> None:
+    store = open_shards(copy)
+    files = sorted(copy.glob("*.tar"))
+    assert len(files) >= 3
+    sizes = [file.stat().st_size for file in files]
+    files[0].write_bytes(files[0].read_bytes()[:600])
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes() + b"x")
+    assert list(store.damage(thorough=False)) == list(store.damage(thorough=True))
+    counts = [int((store.index.shards == number).sum()) for number in range(3)]
+    assert list(store.damage(thorough=False)) == [
+        f"{files[0]} is cut short (600 bytes where {sizes[0]:,} were written), it holds {counts[0]} images: {AGAIN}",
+        f"{files[1]} is missing, it holds {counts[1]} images: {AGAIN}",
+        f"{files[2]} is too long ({sizes[2] + 1:,} bytes where {sizes[2]:,} were written), it holds {counts[2]} "
+        f"images: {AGAIN}",
+    ]
+    says = []
+    for path in _paths(store):
+        try:
+            store.open(path)
+        except DamagedShard as error:
+            says.append(str(error))
+    assert [sum(str(file) in line for line in says) for file in files[:3]] == [*counts[:2], 0]
+    assert any("shard-00000.tar is cut short at 000000000, image a/b/0.JPG" in line for line in says)
+    assert any("shard-00001.tar is missing" in line for line in says)
+    report = inspect({"layout": "karpathy", "shards": copy})
+    assert [problem.kind for problem in report.problems] == ["damaged shard"] * 3
+    assert report.fatal
+    assert f"  {files[1]} is missing" in format_report(report)
+
+
+@pytest.mark.parametrize("name", [INDEX, "annotations/mine.json"])
+def test_open__index_and_annotations_are_compared_with_their_sums(copy: Path, name: str) -> None:
+    content = (copy / name).read_bytes()
+    for offset in (0, len(content) // 2, len(content) - 1):
+        (copy / name).write_bytes(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
+        with pytest.raises(DataError, match=rf"{copy / name} is damaged \(its SHA-256 is not the one in sha256.txt\)"):
+            open_shards(copy)
+    (copy / name).unlink()
+    with pytest.raises(DataError, match=rf"{copy / name} is missing: copy it again"):
+        find_source(layout="karpathy", root=None, shards=copy)
+    report = inspect({"layout": "karpathy", "shards": copy})
+    assert [problem.kind for problem in report.problems] == ["not found"]
+
+
+def test_open__nothing_foreign_or_of_another_version(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.shards=.*/none: there is no such folder; mwa-prepare data=... shards="):
+        open_shards(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"data.shards=.*/empty: holds no shards of a data set, or not all of them"):
+        open_shards(tmp_path / "empty")
+    with pytest.raises(ConfigError, match=r"made of data=karpathy; choose that in place of data=coco"):
+        find_source(layout="coco", root=None, shards=copy)
+
+    def replace_index(content: bytes) -> None:
+        before = shards.file_sha256(copy / INDEX)
+        (copy / INDEX).write_bytes(content)
+        sums = (copy / SUMS).read_text()
+        (copy / SUMS).write_text(sums.replace(before, shards.file_sha256(copy / INDEX)))
+
+    content = (copy / INDEX).read_bytes()
+    replace_index(content.replace(rb"\"version\": 1}", rb"\"version\": 2}"))
+    with pytest.raises(
+        DataError, match=r"is of version 2, and this mwa_lightning reads version 1: make the shards aga"
+    ):
+        open_shards(copy)
+    for foreign in (b"", b"\x00" * 100, content.replace(b"mwa_lightning_shards", b"another_programmes_x")):
+        replace_index(foreign)
+        with pytest.raises(DataError, match=r"is no index of shards: give the folder that mwa-prepare"):
+            open_shards(copy)
+
+
+def test_open__a_path_that_was_not_stored(whole: Path) -> None:
+    store = open_shards(whole)
+    for path in ("a/b/6.JPG", "a/b", "", "z"):
+        assert store.size(path) is None
+        with pytest.raises(DataError, match=r"is not in the shards at .*: make them again"):
+            store.open(path)
+    assert [store.holds_folder(PurePath(name)) for name in ("a", "a/b", "a/b/0.JPG", "a/", "b", "a/c")] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+def _checksums(store: Shards, paths: list[str]) -> list[int]:
+    return [zlib.crc32(store.open(path).read()) for path in paths]
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_reading__from_many_threads_with_few_open_files(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 1)
+    store = open_shards(whole)
+    paths = _paths(store) * 50
+    expected = [store.index.place(store.index.member(path) or 0).checksum for path in paths]
+    before = _open_files()
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda i: _checksums(store, paths[i::8]), range(8)))
+    assert parts == [expected[i::8] for i in range(8)]
+    assert _open_files() - before <= 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_reading__from_other_processes(whole: Path, method: str) -> None:
+    """Also after this one has opened all: forked processes share its files, others open their own."""
+    store = open_shards(whole)
+    paths = _paths(store) * 5
+    expected = _checksums(store, paths)
+    with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
+        parts = [pool.submit(_checksums, store, paths[i::4]) for i in range(4)]
+        assert [part.result(120) for part in parts] == [expected[i::4] for i in range(4)]
+    assert len(pickle.dumps(store)) < 10_000
+
+
+def test_written__counts(made: Callable[..., Source], tmp_path: Path) -> None:
+    written = write_shards(made("karpathy"), tmp_path / "shards", shard_bytes=10**6)
+    assert written == Written(6, 6, 1, sum(map(len, _files(tmp_path / "shards").values())), True)

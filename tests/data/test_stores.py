@@ -1,0 +1,25 @@
+"""Files as they are: what there is, and what there is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+
+import pytest
+
+from mwa_lightning.data.stores import PictureFolder
+
+
+def test_folder__files_folders_and_nothing(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "a.png").write_bytes(b"12345")
+    (tmp_path / "empty.png").write_bytes(b"")
+    store = PictureFolder(tmp_path)
+    assert (store.folder, store.prefix, list(store.files)) == (tmp_path, tmp_path, [])
+    paths = [os.fspath(store.prefix / name) for name in ("dev/a.png", "empty.png", "none.png", "dev", "dev/a.png/b")]
+    assert [store.size(path) for path in paths] == [5, 0, None, None, None]
+    assert store.open(paths[0]).read() == b"12345"
+    with pytest.raises(FileNotFoundError):
+        store.open(paths[2])
+    assert [store.holds_folder(PurePath(name)) for name in ("dev", "test1", "empty.png")] == [True, False, False]
+    assert list(store.damage(thorough=True)) == []
