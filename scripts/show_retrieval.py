@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,7 +26,7 @@ FIRST = 5  # pictures shown for each caption and model
 
 
 @torch.inference_mode()
-def best_pictures(adapter: Path | None, split: RetrievalSplit, captions: list[str], folder: Path) -> Tensor:
+def best_pictures(adapter: Path | None, split: RetrievalSplit, captions: list[str], folder: PurePath) -> Tensor:
     """The best pictures of the split for each caption, best first: rows of the split (n, FIRST)."""
     model, tokenizer, transform = mwa_lightning.load("beit3_tiny", adapter=adapter)
     pictures = [transform(Image.open(folder / picture.path).convert("RGB")) for picture in split.pictures]

@@ -102,7 +102,10 @@ def _with_newer_keys(default: Any, saved: Any) -> Any:
 
     if isinstance(default, DictConfig) and isinstance(saved, DictConfig):
         of_one_kind = default.get("_target_") is not None and default.get("_target_") == saved.get("_target_")
-        return OmegaConf.merge(default, saved) if of_one_kind else saved
+        if not of_one_kind:
+            return saved
+        OmegaConf.set_struct(default, False)  # another choice of the same kind has keys of its own
+        return OmegaConf.merge(default, saved)
     return saved
 
 

@@ -18,6 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mwa_lightning.data import shards
+from mwa_lightning.data.shard_writing import write_shards
+from mwa_lightning.data.sources import find_source
 from mwa_lightning.tasks.retrieval import RetrievalTask
 
 Train = Callable[..., int]
@@ -81,6 +84,56 @@ def test_lost_data__a_mount_that_leaves_an_empty_folder(
         assert train(f"data.root={root}", f"run_dir={run}") == 0
     finally:
         subprocess.run(unmount, check=True)
+    assert left_by(run) == left_by(whole)
+
+
+@pytest.fixture
+def in_shards(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data in shards, of which one is open at a time: files that are open outlive the name of their folder."""
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 1)
+    write_shards(find_source(layout="karpathy", root=data_root), tmp_path / "shards", shard_bytes=12_000)
+    return tmp_path / "shards"
+
+
+def test_lost_shards__as_with_files(
+    in_shards: Path, tmp_path: Path, train: Train, happening: Happen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ("data.num_workers=1", "data.max_bad_images=5", f"data.shards={in_shards}", f"run_dir={run}")
+    with happening("epoch 2: training", lambda: in_shards.rename(tmp_path / "elsewhere")):
+        assert train(*options) == 2
+    line = only_line(capsys)
+    assert f"the data at {in_shards / 'annotations' / 'dataset.json'} has gone while it was used" in line
+    assert AGAIN in line
+    assert "replaced" not in (run / "train.log").read_text()
+
+
+def test_damaged_shards__in_mid_epoch(
+    in_shards: Path,
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    happening: Happen,
+    left_by: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One is named, and once all are whole again the run goes on to the bytes of one that read files all along."""
+    run = tmp_path / "run"
+    contents = {shard: shard.read_bytes() for shard in in_shards.glob("*.tar")}
+
+    def damage() -> None:
+        for shard, content in contents.items():
+            shard.write_bytes(bytes(len(content)))
+
+    options = (f"data.shards={in_shards}", f"run_dir={run}", "data.max_bad_images=5")
+    with happening("wrote last.ckpt", damage):
+        assert train(*options) == 2
+    assert re.search(rf"mwa-train: error: {in_shards}/shard-0000\d.tar is damaged at 0000000\d\d", only_line(capsys))
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2  # of three an epoch
+    for shard, content in contents.items():
+        shard.write_bytes(content)
+    assert train(*options) == 0
+    assert "replaced" not in (run / "train.log").read_text()
     assert left_by(run) == left_by(whole)
 
 
