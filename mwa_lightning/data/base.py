@@ -63,6 +63,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
 
     split_type: type[SplitT]
     smallest_batch = 2  # fewest samples of a global batch that can be trained on
+    given_classes: tuple[str, ...] | None = None  # what labels may say, where there are any and the user says
 
     def __init__(
         self,
@@ -225,13 +226,13 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         else:
             self._sampler_state = state_dict["sampler"]
 
-    def _find_source(self, *, classes: Sequence[str | int] | None = None) -> Source:
+    def _find_source(self) -> Source:
         return find_source(
             layout=self.layout,
             root=self.root,
             annotations=self.annotations,
             images=self.images,
-            classes=classes,
+            classes=self.given_classes,
             shards=self.shards,
         )
 

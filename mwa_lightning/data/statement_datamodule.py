@@ -9,7 +9,7 @@ import numpy as np
 
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.loading import Loader
-from mwa_lightning.data.sources import Source, class_names
+from mwa_lightning.data.sources import class_names
 from mwa_lightning.data.statement_loading import StatementCollate, StatementDataset, StatementTrainDataset
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.errors import ConfigError
@@ -71,9 +71,6 @@ class StatementDataModule(SplitDataModule[StatementSplit]):
         split = self.split(name)
         dataset = StatementDataset(split=split, reader=self._reader, transform=self.transform)
         return [self._loader(name, dataset=dataset, batch_sampler=self._shard(len(split)), collate_fn=self._collate)]
-
-    def _find_source(self, *, classes: Sequence[str | int] | None = None) -> Source:
-        return super()._find_source(classes=self.given_classes if classes is None else classes)
 
     @property
     def _collate(self) -> StatementCollate:
