@@ -16,8 +16,8 @@ _USAGE = """
 mwa-prepare data=scenes|scenes_nlvr2 [key=value ...]
 mwa-prepare data=... data.root=DIR check=true
 mwa-prepare data=... data.root=DIR shards=DIR
-Make a built-in data set, look at every file of a data set and report all its problems at once, or turn a data set
-into shards, a few large files for the storage of a cluster.
+Make a built-in data set; look at every file of a data set and report all its problems at once; turn a data
+set into shards, a few large files for the storage of a cluster.
 
   mwa-prepare data=scenes data.root=DIR
   mwa-prepare data=coco data.root=DIR check=true
