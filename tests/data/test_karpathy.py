@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,8 +175,6 @@ def test_read_karpathy__many_captions(tmp_path: Path, write_karpathy: Callable[.
         _entry(f"COCO_train2014_{i:012}.jpg", "train", *[f"caption number {j} of {i}" for j in range(5)], cocoid=i)
         for i in range(12_000)
     ]
-    start = time.perf_counter()
     split = _read(tmp_path, images)["train"]
-    assert time.perf_counter() - start < 5  # a tenth of COCO
     assert len(split.captions) == 60_000
     assert split.captions[-1].text == "caption number 4 of 11999"
