@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
 from mwa_lightning.errors import ConfigError, shorten
+from mwa_lightning.training.code_version import commit
 from mwa_lightning.whole_files import is_left_behind, whole_file
 
-VERSION = "mwa_lightning_version"
+VERSION, COMMIT = "mwa_lightning_version", "mwa_lightning_commit"
 # The figure that is written with the last of the others, when a run is through.
 FINISHED = "time/fit_s"
 
@@ -36,6 +37,7 @@ FREE_KEYS = frozenset(
         "training.requeue",
         "training.requeue_signal",
         VERSION,
+        COMMIT,
     }
 )
 # What besides may differ once there is a checkpoint: the global batch stays that of the checkpoint.
@@ -113,12 +115,12 @@ class RunDirectory:
         return any(path != self.checkpoints or not path.is_dir() or any(path.iterdir()) for path in rest)
 
     def write_config(self, config: DictConfig) -> None:
-        """Write the resolved configuration, with the package's version."""
+        """Write the resolved configuration, with the package's version and commit."""
         if not self.writes:
             return
         resolved = OmegaConf.to_container(config, resolve=True)
         assert isinstance(resolved, dict)
-        text = OmegaConf.to_yaml({**resolved, VERSION: mwa_lightning.__version__})
+        text = OmegaConf.to_yaml({**resolved, VERSION: mwa_lightning.__version__, COMMIT: commit()})
         write_atomically(self.config, text.encode())
 
     def read_config(self) -> DictConfig:

@@ -21,6 +21,7 @@ from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training import fit as fit_module
 from mwa_lightning.training.build import build_model
 from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.coordinator import CoordinatorFigures
 from mwa_lightning.training.fit import fit
 from mwa_lightning.training.optim import GatedAdamW
@@ -88,6 +89,7 @@ def test_fit__leaves_a_complete_run_directory(
     assert set(figures) == expected | {f"val/{name}" for name in RECALLS}  # of the best epoch
     saved = OmegaConf.load(run / "config.yaml")
     assert saved.pop("mwa_lightning_version")
+    assert saved.pop("mwa_lightning_commit") == commit()
     assert saved == config
 
     with safe_open(run / "predictions.safetensors", framework="pt") as file:
