@@ -120,7 +120,7 @@ def recall_figures(embedded: Embedded) -> dict[str, float]:
     """Recall@1/5/10 in both directions and their mean, in percent."""
     images, texts, text_image = embedded
     ranks = {
-        "i2t": best_ranks(images, texts, _captions_of_each(text_image, len(images))),
+        "i2t": best_ranks(images, texts, captions_of_each(text_image, len(images))),
         "t2i": best_ranks(texts, images, text_image.unsqueeze(1)),
     }
     return figures_of_ranks(ranks)
@@ -174,7 +174,7 @@ def _fold(embedded: Embedded, number: int) -> Embedded:
     return Embedded(embedded.images[begin:end], embedded.texts[inside], embedded.text_image[inside] - begin)
 
 
-def _captions_of_each(text_image: Tensor, images: int) -> Tensor:
+def captions_of_each(text_image: Tensor, images: int) -> Tensor:
     """Rows of the captions of each image (m, most captions of an image), filled up with -1."""
     order = torch.argsort(text_image, stable=True)
     counts = torch.bincount(text_image, minlength=images)

@@ -51,8 +51,8 @@ def reranked_figures(ranking: Ranking, embedded: Embedded) -> dict[str, float]:
     captions = torch.bincount(text_image, minlength=len(images))
     everyone = torch.arange(len(images), device=text_image.device).unsqueeze(1)
     ranks = {
-        "i2t": _ranks(image_to_text, text_image[image_to_text.rows] == everyone, wrong=len(texts) - captions),
-        "t2i": _ranks(
+        "i2t": listed_ranks(image_to_text, text_image[image_to_text.rows] == everyone, wrong=len(texts) - captions),
+        "t2i": listed_ranks(
             text_to_image,
             text_to_image.rows == text_image.unsqueeze(1),
             wrong=torch.full_like(text_image, len(images) - 1),
@@ -61,7 +61,7 @@ def reranked_figures(ranking: Ranking, embedded: Embedded) -> dict[str, float]:
     return figures_of_ranks(ranks)
 
 
-def _ranks(candidates: Candidates, right: Tensor, *, wrong: Tensor) -> Tensor:
+def listed_ranks(candidates: Candidates, right: Tensor, *, wrong: Tensor) -> Tensor:
     """Ranks from 1 (q,); `right` (q, k) tells which are, `wrong` (q,) how many others there are in all."""
     best = candidates.scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
     ahead = ((candidates.scores >= best) & ~right).sum(dim=1)
