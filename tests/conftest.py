@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +105,34 @@ def tiny_run(data_root: Path, tokenizer_file: Path) -> list[str]:
         "trainer.max_epochs=2",
         "trainer.log_every_n_steps=1",
     ]
+
+
+def wandb_records(run: Path) -> Iterator[Any]:
+    """What W&B's client has written of each start of an offline run, in order: records of the client's own protocol."""
+    from mwa_lightning.training.wandb_files import records
+
+    for file in sorted(run.glob("wandb/*run-*/run-*.wandb")):
+        yield from records(file)
+
+
+@pytest.fixture(name="wandb_records", scope="session")
+def _wandb_records() -> Callable[[Path], Iterator[Any]]:
+    return wandb_records
+
+
+@pytest.fixture(name="wandb_figures", scope="session")
+def _wandb_figures() -> Callable[[Path], list[tuple[int, str, float]]]:
+    """The figures of an offline run as W&B has them: step, name and value, in order, each as often as it is there."""
+
+    def figures(run: Path) -> list[tuple[int, str, float]]:
+        found = []
+        for record in wandb_records(run):
+            if record.HasField("history"):
+                names = [item.nested_key[0] if len(item.nested_key) == 1 else item.key for item in record.history.item]
+                row = dict(zip(names, (json.loads(item.value_json) for item in record.history.item), strict=True))
+                step = int(row.pop("trainer/global_step"))
+                # Without what W&B adds, and without pictures, which are nested.
+                found += [(step, name, value) for name, value in row.items() if name and not name.startswith("_")]
+        return found
+
+    return figures

@@ -282,6 +282,8 @@ RULES: dict[str, Rule] = {
     "logger.project": _text,
     "logger.entity": _optional(_text),
     "logger.mode": _choice("online", "offline", "disabled"),
+    "logger.examples": _integer(0),
+    "logger.log_adapter": _flag,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
+from PIL import Image
 
 from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.images import ImageReader
@@ -187,6 +188,10 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         if name in ("train", "val", "test"):
             raise DataError(f"{problem}; add some, or choose another split")
         raise ConfigError(f"{problem}; set split to one of these")
+
+    def picture(self, split: str, place: int) -> Image.Image:
+        """An image of a split as it lies on the disk, for people to look at. Raises DataError if it cannot be read."""
+        return self._reader(self.split(split).pictures[place].path)
 
     def evaluation_dataloaders(self, name: str) -> list[Loader]:
         """All that is in a split once, in file order."""

@@ -19,6 +19,7 @@ from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import NonFiniteGuard
 from mwa_lightning.training.loggers import TableLogger
+from mwa_lightning.training.losable import LosableLogger
 from mwa_lightning.training.resuming import is_foreign
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.stopping import StopAgreement
@@ -174,8 +175,11 @@ class RunKeeper(pl.Callback):
         return self._seconds + (0.0 if self._clock is None else time.perf_counter() - self._clock)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; a run that had stopped early stays stopped."""
+        """Start the clock, say where it goes on; a run that had stopped early stays stopped."""
         self._clock = time.perf_counter()
+        for logger in trainer.loggers:
+            if isinstance(logger, LosableLogger):
+                logger.begin(trainer.global_step)
         self.leave_adapter(trainer, pl_module)
         self._stop_if_waited(trainer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,12 +12,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.experts import EXPERTS, CoordinatedExperts, KeptWeights, Record, recording
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.examples import Drawing
 from mwa_lightning.report.heat_map import heat_map
 from mwa_lightning.tensor_files import write_tensors
+from mwa_lightning.training.losable import LosableLogger, show_drawings
 from mwa_lightning.training.run_directory import write_atomically
 
 
@@ -41,8 +45,9 @@ class CoordinatorFigures(pl.Callback):
     """Logs, at each validation, the mean weight of each expert and the entropy of the weights; draws the last ones.
 
     The names are `coordinator/<branch>_<layer>/{text,vision,cross,entropy}`, the entropy (in nats, at most ln 3) is
-    averaged over tokens like the weights; padding does not count. All ranks count. At the end of training the means of
-    the last validation become a heat map. Without coordinated experts nothing happens.
+    averaged over tokens like the weights; padding does not count. All ranks count. The means become a heat map for the
+    loggers that take pictures, and at the end of training that of the last validation a file. Without coordinated
+    experts nothing happens.
     """
 
     def __init__(self, *, picture: Path) -> None:
@@ -74,6 +79,7 @@ class CoordinatorFigures(pl.Callback):
         if figures:
             for logger in trainer.loggers:
                 logger.log_metrics({**figures, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+            self._show(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Record no more."""
@@ -82,7 +88,17 @@ class CoordinatorFigures(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, if there was a validation."""
         if self.means and trainer.is_global_zero:
-            write_atomically(self.picture, heat_map(_panels(self.means), columns=EXPERTS))
+            write_atomically(self.picture, self._heat_map())
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        """Draw for those who look on, if there are any."""
+        if trainer.is_global_zero and any(isinstance(logger, LosableLogger) for logger in trainer.loggers):
+            image = Image.open(io.BytesIO(self._heat_map()))
+            drawing = Drawing(image.convert("RGB"), f"mean weight of each expert, epoch {trainer.current_epoch + 1}")
+            show_drawings(trainer.loggers, "coordinator/heat_map", [drawing], step=trainer.global_step - 1)
+
+    def _heat_map(self) -> bytes:
+        return heat_map(_panels(self.means), columns=EXPERTS)
 
 
 class CoordinatorWeights(pl.Callback):

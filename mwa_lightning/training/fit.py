@@ -25,13 +25,16 @@ from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_fi
 from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
 from mwa_lightning.training.checkpointing import CheckpointFiles
+from mwa_lightning.training.code_version import described
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
 from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.ema import WeightAverage
+from mwa_lightning.training.examples import Examples
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
 from mwa_lightning.training.journal import Journal
-from mwa_lightning.training.loggers import TableLogger, close, make_loggers
+from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
+from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
 from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.quiet import quiet
@@ -88,6 +91,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
                 run.write_config(config)
             with run.logging(), dead_workers_named():
                 log.info("run directory: %s", run.path)
+                log.info("mwa_lightning %s", described())
                 return _run(config, task, data, run, processes, stop)
 
 
@@ -110,7 +114,9 @@ def _run(
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
-    keeper = _train(config, task, data, run, processes, pace, stop)
+    loggers = make_loggers(config, run)
+    stop.close = lambda: close(loggers, stopped=True)
+    keeper = _train(config, task, data, run, processes, pace, stop, loggers)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(
@@ -132,6 +138,10 @@ def _run(
         figures["time/step_s"] = step
     run.write_metrics(figures)
     show(closing_table(figures, split=config.split))
+    conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
+    stop.close = None
+    close(loggers)
+    processes.wait()  # for the first, whose loggers may have waited for a server
     data.ledger.sum_up()
     log.info("run directory: %s", run.path)
     return figures
@@ -156,10 +166,10 @@ def _train(
     processes: Processes,
     pace: Pace,
     stop: StopAgreement,
+    loggers: list[Logger],
 ) -> RunKeeper:
     """Fit, from the last checkpoint if there is one; then `adapter.safetensors` holds the best epoch."""
     model: AdaptedModel = task.model
-    loggers = make_loggers(config, run)
     table = loggers[0]
     assert isinstance(table, TableLogger)
     files = CheckpointFiles(run.checkpoints)
@@ -194,15 +204,12 @@ def _train(
     if checkpoint is None:
         # Figures of an earlier start that left no checkpoint are made again.
         table.cut(0)
-        _log_settings(loggers, config)
     else:
         log.info("going on from %s", checkpoint)
     keeper.resumed_from = checkpoint
-    stop.close = lambda: close(loggers, stopped=True)
+    _log_settings(loggers, run)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-    stop.close = None
     keeper.leave_adapter(trainer, task)
-    close(loggers)
     return keeper
 
 
@@ -219,6 +226,8 @@ def _callbacks(
         keeper.stop,
         CoordinatorFigures(picture=keeper.run.coordinator_picture),
     ]
+    if config.logger.get("examples"):
+        callbacks.append(Examples(count=config.logger.examples))
     if config.training.ema_decay is not None:
         callbacks.append(WeightAverage(decay=config.training.ema_decay))
     if bar:
@@ -264,8 +273,9 @@ def _trained(task: AdaptationTask[Any, Any]) -> list[str]:
     return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
 
 
-def _log_settings(loggers: list[Logger], config: DictConfig) -> None:
-    """Tell the loggers the configuration."""
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    for logger in loggers:
-        logger.log_hyperparams(settings)
+def _log_settings(loggers: list[Logger], run: RunDirectory) -> None:
+    """Tell the loggers what config.yaml says."""
+    if run.writes:
+        settings: Any = OmegaConf.to_container(run.read_config(), resolve=True)
+        for logger in loggers:
+            logger.log_hyperparams(settings)

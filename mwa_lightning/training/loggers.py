@@ -8,18 +8,17 @@ import io
 import logging
 import math
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mwa_lightning.errors import ConfigError, Stopped, StorageError
-from mwa_lightning.training.reaching import patience, unreachable
-from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.errors import ConfigError, StorageError
+from mwa_lightning.training.losable import LosableLogger, Outcome
+from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.whole_files import writing
 
 log = logging.getLogger(__name__)
@@ -100,78 +99,38 @@ class TableLogger(Logger):
         """Nothing: the configuration is in config.yaml."""
 
 
-class LosableWandbLogger(WandbLogger):
-    """W&B's logger, whose own process may end before the run: SLURM may signal it too, while the run has to save."""
-
-    lost = False
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Pass figures on as long as there is somebody who takes them; `metrics.csv` has them in any case."""
-        if self.lost:
-            return
-        try:
-            super().log_metrics(metrics, step)
-        except Exception as error:
-            self.lost = True
-            log.warning("W&B takes no more figures until the next start (%s); metrics.csv has them", error)
-
-
 def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     """The table, and what `logger` asks for. Raises ConfigError if it cannot be had."""
     loggers: list[Logger] = [TableLogger(path=run.metrics_table)]
     if config.logger.name == "tensorboard":
-        from lightning.pytorch.loggers import TensorBoardLogger
+        from mwa_lightning.training.tensorboard_logger import LosableTensorBoardLogger
 
         try:
-            loggers.append(TensorBoardLogger(save_dir=run.path, name="", version="tensorboard"))
+            loggers.append(LosableTensorBoardLogger(path=run.path))
         except ModuleNotFoundError as error:
             raise ConfigError("logger=tensorboard: tensorboard is not installed; `pip install tensorboard`") from error
-    elif config.logger.name == "wandb":
-        loggers.append(_weights_and_biases(config, run))
+    elif config.logger.name == "wandb" and config.logger.mode != "disabled":
+        try:
+            from mwa_lightning.training.wandb_logger import make_wandb_logger
+        except ModuleNotFoundError as error:
+            raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
+
+        loggers.append(make_wandb_logger(config, run))
     return loggers
 
 
-def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
-    """Write what the loggers still hold. W&B's run ends here: another one of this process must not go on in it.
-
-    A run that was `stopped` by a signal W&B shows as pre-empted, until it goes on.
-    """
+def conclude(loggers: Sequence[Logger], outcome: Outcome) -> None:
+    """Tell the loggers beside the table what the run came to."""
     for logger in loggers:
-        if not stopped:
-            logger.finalize("success")
-        if isinstance(logger, LosableWandbLogger) and not logger.lost:
-            if stopped:
-                logger.experiment.mark_preempting()
-            logger.experiment.finish(exit_code=Stopped.exit_code if stopped else 0)
+        if isinstance(logger, LosableLogger):
+            logger.log_outcome(outcome)
 
 
-def _weights_and_biases(config: DictConfig, run: RunDirectory) -> Logger:
-    """A run of W&B that keeps its id as long as the run directory lives."""
-    identity = run.path / "wandb" / "id"
-    if run.writes and not identity.is_file():
-        identity.parent.mkdir(parents=True, exist_ok=True)
-        # In a sweep of W&B's own its agent has given the run an id, which W&B takes in place of ours.
-        given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-        write_atomically(identity, (given or secrets.token_hex(4)).encode())
-    options = {
-        "name": run.path.name,
-        "save_dir": run.path,
-        "id": identity.read_text() if run.writes else None,
-        "project": config.logger.project,
-        "entity": config.logger.entity,
-        "resume": "allow",
-    }
-    try:
-        logger = LosableWandbLogger(**options, mode=config.logger.mode, settings=patience())
-    except ModuleNotFoundError as error:
-        raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
-    if run.writes and config.logger.mode == "online" and (problem := unreachable(logger)):
-        log.warning(
-            "W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, run.path / "wandb"
-        )
-        return LosableWandbLogger(**options, mode="offline")
-    return logger
+def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
+    """Write what the loggers still hold; a run that was `stopped` by a signal goes on later."""
+    for logger in loggers:
+        if isinstance(logger, LosableLogger):
+            logger.end(stopped=stopped)
 
 
 def _number(value: float) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
 from mwa_lightning.errors import ConfigError
 
-# How long a run waits for W&B at its beginning (WANDB_INIT_TIMEOUT says otherwise), and at its end, in seconds. The
-# library would wait at the end until all is sent, for a server that has gone forever.
+# How long a run waits for W&B at its end, in seconds; WANDB_FINISH_TIMEOUT says otherwise, as WANDB_INIT_TIMEOUT does
+# for its beginning. The library would wait until all is sent, for a server that has gone forever.
 _AT_THE_END = 120.0
 
 
@@ -18,8 +19,10 @@ def patience() -> Any:
     import wandb
 
     known = getattr(wandb.Settings, "model_fields", {})  # releases differ
-    options: dict[str, Any] = {"finish_timeout": _AT_THE_END} if "finish_timeout" in known else {}
-    return wandb.Settings(**options)
+    wanted: dict[str, Any] = {"finish_timeout_raises": True}
+    if "WANDB_FINISH_TIMEOUT" not in os.environ:
+        wanted["finish_timeout"] = _AT_THE_END
+    return wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
 
 
 def unreachable(logger: WandbLogger) -> str:
@@ -34,13 +37,14 @@ def unreachable(logger: WandbLogger) -> str:
     except wandb.errors.UsageError as error:
         raise ConfigError(
             "logger=wandb: nobody is logged in to W&B here: run `wandb login`, set WANDB_API_KEY, or take "
-            f"logger.mode=offline ({_first_line(error)})"
+            f"logger.mode=offline ({first_line(error)})"
         ) from error
     except wandb.errors.CommError as error:
         wandb.teardown()
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of the library says first, of the lines that it often has."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

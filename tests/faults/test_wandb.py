@@ -1,15 +1,90 @@
-"""A server of Weights & Biases that does not answer, and an account that is not there."""
+"""A server of Weights & Biases that does not answer or goes, an account that is not there, and a run that is killed."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 Train = Callable[..., int]
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of W&B's server as its client asks for to begin a run; `broken` answers nothing but 500, from then on."""
+
+    protocol_version = "HTTP/1.1"
+    broken = False
+    ANSWERS: dict[str, Any] = {  # noqa: RUF012 (never changed)
+        "Viewer": {"viewer": {"id": "v", "flags": "{}", "entity": "team", "username": "u", "teams": {"edges": []}}},
+        "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}},
+        "UpsertBucket": {
+            "upsertBucket": {
+                "bucket": {
+                    "id": "r",
+                    "name": "run",
+                    "displayName": "run",
+                    "config": "{}",
+                    "project": {"id": "p", "name": "project", "entity": {"id": "e", "name": "team"}},
+                    "historyLineCount": 0,
+                },
+                "inserted": True,
+            }
+        },
+    }
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        answer: dict[str, Any] = {}
+        if self.path == "/graphql":
+            named = re.search(r"(?:query|mutation)\s+(\w+)", json.loads(body)["query"])
+            answer = {"data": self.ANSWERS.get(named[1], {}) if named else {}}
+        content = json.dumps(answer).encode()
+        self.send_response(500 if self.broken else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Server]]:
+    """A server on this machine that somebody is logged in to; the client waits three seconds for it at the end."""
+    import wandb
+
+    class Own(Server):
+        pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as listening:
+        listening.daemon_threads = True
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        wandb.teardown()
+        yield Own
+        wandb.teardown()
+        listening.shutdown()
 
 
 @pytest.fixture
@@ -58,3 +133,68 @@ def test_no_account__is_told_before_anything_is_trained(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mwa-train: error: logger=wandb: nobody is logged in to W&B here: run `wandb login`, set")
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_server_goes__the_run_ends_as_ever_and_soon(
+    server: type[Server],
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    left_by: Callable[..., Any],
+    happening: Callable[..., Any],
+    wandb_figures: Callable[[Path], list[Any]],
+) -> None:
+    run, times = tmp_path / "run", []
+
+    def go() -> None:
+        server.broken = True
+        times.append(time.monotonic())
+
+    with happening("epoch 2: validation", go):
+        assert train(f"run_dir={run}", "logger=wandb", "logger.mode=online") == 0
+    taken = time.monotonic() - times[0]
+    assert left_by(run) == left_by(whole)
+    warnings = [line for line in (run / "train.log").read_text().splitlines() if " WARNING W&B" in line]
+    assert len(warnings) == 1, warnings
+    assert "WARNING W&B does not have everything (the adapter was not taken: " in warnings[0]
+    assert warnings[0].endswith(f"the run directory has; `wandb sync` sends what is in {run / 'wandb'}")
+    # All figures are kept for `wandb sync`, those of the time before too.
+    assert {step for step, name, _ in wandb_figures(run) if name == "train/loss"} == set(range(9))
+    # The client's own patience with a request, that at the end, and the rest of the training.
+    assert taken < 90
+
+
+@pytest.mark.slow
+def test_killed__each_figure_is_in_one_of_the_files(
+    tiny_command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: Path,
+    left_by: Callable[..., Any],
+    wandb_figures: Callable[[Path], list[tuple[int, str, float]]],
+) -> None:
+    """SIGKILL in the middle of an epoch: steps are made again, and what W&B has of them is not sent again."""
+    run = tmp_path / "run"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = [sys.executable, "-m", "mwa_lightning.cli.train", *tiny_command, f"run_dir={run}"]
+    command += ["logger=wandb", "logger.mode=offline", "training.checkpoint_every_n_steps=null"]
+    output = (tmp_path / "output").open("w")
+    process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    table = run / "metrics.csv"
+    while process.poll() is None and not (table.is_file() and "\n4,1,train/loss" in table.read_text()):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    again = subprocess.run(
+        command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert again.returncode == 0, (tmp_path / "output").read_text()
+    assert "going on from" in (run / "train.log").read_text()
+    assert left_by(run) == left_by(whole)
+    assert len(list(run.glob("wandb/offline-run-*"))) == 2
+    figures = [row for row in wandb_figures(run) if row[1] != "epoch"]
+    counts = Counter((step, name) for step, name, _ in figures)
+    assert set(counts.values()) == {1}
+    rows = {(int(row["step"]), row["name"], float(row["value"])) for row in left_by(run).rows}
+    assert {row for row in figures if not row[1].startswith("time/")} == rows

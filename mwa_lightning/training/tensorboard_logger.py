@@ -1,0 +1,79 @@
+"""Figures and pictures of a run for TensorBoard, in its run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from mwa_lightning.report.examples import Drawing
+from mwa_lightning.training.losable import LosableLogger, Outcome, losable
+
+FOLDER = "tensorboard"
+
+
+class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
+    """TensorBoard's events, each figure of a step once, whatever the run went through.
+
+    Of what an earlier start wrote after its last checkpoint, TensorBoard is told that it does not count. Figures that
+    have no curve (`test/...`, `params/...`) are written once, at the end, and make the table under HPARAMS.
+    """
+
+    title = "TensorBoard"
+
+    def __init__(self, *, path: Path) -> None:
+        super().__init__(save_dir=path, name="", version=FOLDER, default_hp_metric=False)
+        self._latest: tuple[int | None, tuple[str, ...]] | None = None
+
+    @losable
+    def begin(self, step: int) -> None:
+        """Have TensorBoard forget what comes from this step on in earlier files."""
+        start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        self.experiment.file_writer.add_event(start)
+
+    @losable
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures; repeated calls count once."""
+        if (step, tuple(metrics)) != self._latest:
+            self._latest = (step, tuple(metrics))
+            super().log_metrics(metrics, step)
+
+    @losable
+    def log_hyperparams(self, params: dict[str, Any], *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """Take the configuration, for the table at the end."""
+        super().log_hyperparams(params, *args, **options)
+
+    @losable
+    def log_drawings(self, name: str, drawings: Sequence[Drawing], *, step: int) -> None:
+        """Write each picture under a number of its own."""
+        for number, drawing in enumerate(drawings):
+            tag = name if len(drawings) == 1 else f"{name}/{number}"
+            self.experiment.add_image(tag, np.asarray(drawing.image), step, dataformats="HWC")
+
+    @losable
+    def log_outcome(self, outcome: Outcome) -> None:
+        """Write the figures that have no curve, and the table of settings and figures."""
+        figures = {
+            name: value
+            for name, value in outcome.figures.items()
+            if not name.startswith("val/") and name != "time/step_s"
+        }
+        super().log_hyperparams(self.hparams, metrics=figures, step=outcome.step)
+
+    @losable
+    def save(self) -> None:
+        """Write what is held."""
+        super().save()
+
+    @losable
+    def finalize(self, status: str) -> None:
+        """Write what is held, and close the file; a later figure opens another."""
+        super().finalize(status)
+
+    def end(self, *, stopped: bool) -> None:
+        """Write what is still held."""
+        self.finalize("success")
