@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] # made when it is imported
 
 _HEAD, _BLOCK = 7, 2**15
 _WHOLE, _FIRST, _MIDDLE = 1, 2, 3
