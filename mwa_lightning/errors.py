@@ -46,6 +46,12 @@ class Stopped(UserError):  # noqa: N818 (what was asked for)
     exit_code = 75  # "try again", as BSD's sysexits has it
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, in place of KeyboardInterrupt, at which Lightning would end the process by itself with exit code 1."""
+
+    exit_code = 130
+
+
 class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
-from mwa_lightning.errors import ConfigError, Stopped, UserError
+from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-INTERRUPTED = 130
 _FLAGS = ("--help", "--cfg job", "--multirun", "--version")
 
 
@@ -36,8 +35,8 @@ class Command:
 def run(command: Command, argv: Sequence[str] | None) -> int:
     """Run `command` and return its exit code.
 
-    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 75 stopped by a signal and saved; 130 stopped
-    from the keyboard.
+    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 75 stopped by a signal, to be started again; 130
+    stopped from the keyboard.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
@@ -45,15 +44,15 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
         _run(command, arguments)
     except Exception as error:
         return _report(command, error, debug=debug)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print(f"{command.name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return Interrupted.exit_code
     return 0
 
 
 def _report(command: Command, error: Exception, *, debug: bool) -> int:
     """Say what went wrong, and return the exit code."""
-    rank = _rank()
+    rank = rank_of_process()
     if rank:
         from mwa_lightning.training.worker import report
 
@@ -73,7 +72,7 @@ def _report(command: Command, error: Exception, *, debug: bool) -> int:
     return 1
 
 
-def _rank() -> int:
+def rank_of_process() -> int:
     """Which of the processes this is that srun or torchrun has started for one run."""
     from mwa_lightning.training.slurm import step
 

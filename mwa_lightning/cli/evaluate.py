@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mwa_lightning.cli.command import Command, run
+from mwa_lightning.cli.command import Command, rank_of_process, run
 from mwa_lightning.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -62,17 +62,16 @@ def _compose(arguments: list[str]) -> DictConfig:
     from mwa_lightning.cli.composing import apply, compose_groups, read_request
 
     request = read_request(arguments, config_name="evaluate")
-    config = compose_groups("evaluate", request.choices)
-    if request.values.get("run") is not None:
-        _stand_on_run(config, request)
+    alone = request.values.get("run") is None
+    config = compose_groups("evaluate", request.choices) if alone else _of_run(request)
     apply(config, request)
     return config
 
 
-def _stand_on_run(config: DictConfig, request: Request) -> None:
-    """Replace all that was not chosen anew by what the run's config.yaml has."""
-    from mwa_lightning.cli.composing import load_saved
-    from mwa_lightning.cli.menu import groups_of
+def _of_run(request: Request) -> DictConfig:
+    """What the run's config.yaml has, but for groups that are chosen anew."""
+    from mwa_lightning.cli.composing import compose_groups, load_saved
+    from mwa_lightning.cli.menu import group_options, groups_of
 
     if "experiment" in request.choices:
         raise ConfigError("experiment= does not go with run=, which has its own: override single keys or groups")
@@ -83,17 +82,21 @@ def _stand_on_run(config: DictConfig, request: Request) -> None:
     unlike = [group for group in groups_of("evaluate") if group != "experiment" and group not in saved]
     if unlike:
         raise ConfigError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {unlike[0]}")
+    named = {"backbone": saved.backbone.get("name"), "task": saved.task.get("name"), "data": saved.data.get("layout")}
+    chosen = {group: str(name) for group, name in named.items() if name in group_options(group)}
+    config = compose_groups("evaluate", chosen | request.choices)
     for key, value in saved.items():
         if key in config and key not in request.choices and key != "run_dir":
             config[key] = _with_newer_keys(config[key], value)
     if "adapter" in request.choices:
-        return
+        return config
     weights = directory / "adapter.safetensors"
     if "adapter.checkpoint" not in request.values and not weights.is_file():
         raise CheckpointError(
             f"{weights} does not exist: the run did not end; give adapter.checkpoint=FILE or adapter=none"
         )
     config.adapter.checkpoint = str(weights)
+    return config
 
 
 def _with_newer_keys(default: Any, saved: Any) -> Any:
@@ -102,10 +105,8 @@ def _with_newer_keys(default: Any, saved: Any) -> Any:
 
     if isinstance(default, DictConfig) and isinstance(saved, DictConfig):
         of_one_kind = default.get("_target_") is not None and default.get("_target_") == saved.get("_target_")
-        if not of_one_kind:
-            return saved
-        OmegaConf.set_struct(default, False)  # another choice of the same kind has keys of its own
-        return OmegaConf.merge(default, saved)
+        # Merged as plain keys: those that there are no more must not make it fail here.
+        return OmegaConf.merge(OmegaConf.to_container(default), saved) if of_one_kind else saved
     return saved
 
 
@@ -124,6 +125,11 @@ def _execute(config: DictConfig) -> None:
 
     check_adapted(config)
 
-    from mwa_lightning.training.evaluate import evaluate
+    from mwa_lightning.training.signals import Breaking, Signals, listening
 
-    evaluate(config)
+    # In one of several processes it is the first that ends all, or they agree.
+    signals = Signals() if rank_of_process() else Breaking()
+    with listening(config.training.requeue_signal, signals):
+        from mwa_lightning.training.evaluate import evaluate
+
+        evaluate(config, signals)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.none import NoAdapter
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
 from mwa_lightning.report.expectations import Facts, check, check_name, compare, warning
 from mwa_lightning.report.tables import closing_table, comparison_table
 from mwa_lightning.tasks.base import AdaptationTask
@@ -33,11 +35,13 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
+from mwa_lightning.training.signals import Signals
+from mwa_lightning.training.stopping import StopAgreement
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig) -> dict[str, float]:
+def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     """Evaluate a model on a split, every sample of it; returns the figures of `metrics.json`.
 
     The figures stand under the name of the split (`test/i2t_r1`). The directory gets config.yaml,
@@ -45,9 +49,18 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     coordinator.safetensors.
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, ExpectationMissed if `expect`
-    names a published result and ours lies outside its tolerance.
+    names a published result and ours lies outside its tolerance, Stopped if one of the `signals` came. What it has
+    begun to leave is removed then, and at a user's mistake, unless there are figures.
     """
-    with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
+    stop = StopAgreement(signals or Signals())
+    with (
+        quiet(),
+        _beginning_anew(stop.signals),
+        ExitStack() as after_all,
+        processes_of(config) as processes,
+        console(rank=processes.rank),
+        reproducible(config),
+    ):
         config = processes.agree_on_config()
         expected = config.get("expect")
         if expected is not None:
@@ -58,11 +71,17 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         run = RunDirectory(path, writes=processes.first)
         if processes.first:
             _refuse_training_run(run)
+        after_all.enter_context(run.lock)  # until no process of the evaluation is left
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("test",))
+        stop.check(processes)
         model = attach(config, *build_backbone(config, statement_shape(data)))
         check_saving(config, model.adapter)
         task = make_task(config, model)  # refuses what does not fit before anything is written
+        stop.check(processes)
+        if not run.config.exists():
+            codes = (UserError.exit_code, Stopped.exit_code, Interrupted.exit_code)
+            after_all.enter_context(run.removed_at(*codes, unless=run.metrics.name))
         run.create(checkpoints=False)
         run.write_config(config)
         with run.logging(), dead_workers_named():
@@ -75,6 +94,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
                 prefix=config.split,
                 predictions=config.save_predictions,
                 coordinator=config.save_coordinator,
+                callbacks=[stop],
             )
             figures |= parameter_figures(model)
             run.write_metrics(figures)
@@ -89,6 +109,18 @@ def evaluate(config: DictConfig) -> dict[str, float]:
                     log.warning("%s", line)
                 check(comparison)
         return figures
+
+
+@contextmanager
+def _beginning_anew(signals: Signals) -> Iterator[None]:
+    """Say that nothing is left to go on with. Raises Stopped, also where others have gone of the same signal."""
+    try:
+        yield
+    except (Stopped, RuntimeError) as error:
+        if not isinstance(error, Stopped) and signals.noted is None:
+            raise
+        why = "another rank's signal" if signals.noted is None else signals.noted.name
+        raise Stopped(f"stopped by {why}; start the same command again, an evaluation begins anew") from error
 
 
 def _refuse_training_run(run: RunDirectory) -> None:

@@ -6,6 +6,8 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, UserError
 from mwa_lightning.report.tables import closing_table, parts_table
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
@@ -67,14 +69,22 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     cannot go on, StorageError if its directory cannot be written, Stopped if one of the `signals` came.
     """
     stop = StopAgreement(signals or Signals())
-    with quiet(), processes_of(config) as processes, console(rank=processes.rank), reproducible(config):
+    with (
+        quiet(),
+        ExitStack() as after_all,
+        processes_of(config) as processes,
+        console(rank=processes.rank),
+        reproducible(config),
+    ):
         config = processes.agree_on_config()
         check_device(config)
         check_trainer_keys(config)
         path = processes.agree_on(choose(config, name=config.name or "run", job=batch_job()))
         run = RunDirectory(path, writes=processes.first)
+        after_all.enter_context(run.lock)  # until no process of the run is left
         with stopping(config, stop, processes, run):
-            started = processes.first and check_resume(config, run)
+            if processes.first and check_resume(config, run):
+                run.lock.take()
             tokenizer = build_tokenizer(config)
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
             stop.check(processes)
@@ -87,8 +97,10 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             check_origin(config, _trained(task))
             stop.check(processes)
             run.create()
+            started = processes.first and run.check(config)  # another process may have begun it meanwhile, and ended
             if not started:
                 run.write_config(config)
+                after_all.enter_context(run.removed_at(UserError.exit_code, unless="checkpoints/*.ckpt"))
             with run.logging(), dead_workers_named():
                 log.info("run directory: %s", run.path)
                 log.info("mwa_lightning %s", described())
@@ -115,7 +127,7 @@ def _run(
 
     pace = Pace()
     loggers = make_loggers(config, run)
-    stop.close = lambda: close(loggers, stopped=True)
+    stop.close = partial(close, loggers)
     keeper = _train(config, task, data, run, processes, pace, stop, loggers)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)

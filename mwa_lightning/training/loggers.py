@@ -126,11 +126,11 @@ def conclude(loggers: Sequence[Logger], outcome: Outcome) -> None:
             logger.log_outcome(outcome)
 
 
-def close(loggers: Sequence[Logger], *, stopped: bool = False) -> None:
-    """Write what the loggers still hold; a run that was `stopped` by a signal goes on later."""
+def close(loggers: Sequence[Logger], exit_code: int = 0) -> None:
+    """Write what the loggers still hold, of a run that ends by an exit code; one that a signal has stopped goes on."""
     for logger in loggers:
         if isinstance(logger, LosableLogger):
-            logger.end(stopped=stopped)
+            logger.end(exit_code)
 
 
 def _number(value: float) -> str:

@@ -53,8 +53,8 @@ class LosableLogger(Logger):
         """Take what the run came to."""
 
     @abstractmethod
-    def end(self, *, stopped: bool) -> None:
-        """Write what is still held; `stopped` runs go on later."""
+    def end(self, exit_code: int) -> None:
+        """Write what is still held, of a run that ends by an exit code; that of Stopped goes on later."""
 
 
 LoggerT = TypeVar("LoggerT", bound=LosableLogger)

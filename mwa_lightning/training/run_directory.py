@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
-from mwa_lightning.errors import ConfigError, shorten
+from mwa_lightning.errors import ConfigError, Interrupted, StorageError, TrainingError, UserError, shorten
 from mwa_lightning.training.code_version import commit
+from mwa_lightning.training.run_lock import LOCK, RunLock
 from mwa_lightning.whole_files import is_left_behind, whole_file
 
 VERSION, COMMIT = "mwa_lightning_version", "mwa_lightning_commit"
@@ -62,21 +64,47 @@ class RunDirectory:
         self.predictions = path / "predictions.safetensors"
         self.coordinator = path / "coordinator.safetensors"
         self.coordinator_picture = path / "coordinator.png"
+        self.lock = RunLock(path)
+        self._made: list[Path] = []  # the directories that were not there before
 
     def create(self, *, checkpoints: bool = True) -> None:
-        """Make the directory, and clear away what a killed process left half-written.
+        """Make the directory, take its lock, and clear away what a killed process left half-written.
 
-        Raises ConfigError if it cannot be made.
+        Raises ConfigError if it cannot be made, or if another process is at it.
         """
         if not self.writes:
             return
         try:
+            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
             (self.checkpoints if checkpoints else self.path).mkdir(parents=True, exist_ok=True)
+            self.lock.take()
             for directory in (self.path, self.checkpoints):
                 for path in filter(is_left_behind, directory.glob(".*")):
                     path.unlink()
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+
+    @contextmanager
+    def removed_at(self, *exit_codes: int, unless: str) -> Iterator[None]:
+        """For a run that begins: remove what it has left if it ends so, `unless` there is a file of that pattern.
+
+        What is wrong with a picture shows only when it is used. What tells of a training that must not go on stays.
+        """
+        try:
+            yield
+        except (UserError, Interrupted) as error:
+            ended_so = error.exit_code in exit_codes and not isinstance(error, TrainingError | StorageError)
+            if ended_so and self.lock.held and not any(self.path.glob(unless)):
+                self._remove()
+            raise
+
+    def _remove(self) -> None:
+        """Remove the directory, as far as `create` has made it, and all that is in it."""
+        with contextlib.suppress(OSError):  # the mistake is what has to be told
+            for path in self.path.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            for path in self._made:
+                path.rmdir()
 
     def check(self, config: DictConfig) -> bool:
         """Whether the directory holds an earlier start of this very run.
@@ -112,7 +140,10 @@ class RunDirectory:
         if not self.path.is_dir():
             return False
         rest = [path for path in self.path.iterdir() if not is_left_behind(path)]
-        return any(path != self.checkpoints or not path.is_dir() or any(path.iterdir()) for path in rest)
+        return any(
+            path.name != LOCK and (path != self.checkpoints or not path.is_dir() or any(path.iterdir()))
+            for path in rest
+        )
 
     def write_config(self, config: DictConfig) -> None:
         """Write the resolved configuration, with the package's version and commit."""

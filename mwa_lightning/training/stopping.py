@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Stopped
+from mwa_lightning.errors import Stopped, UserError
 from mwa_lightning.training import slurm
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
@@ -35,7 +35,7 @@ class StopAgreement(pl.Callback):
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
         self.agreed = False
-        self.close: Callable[[], None] | None = None  # what is still open, to be closed when the job is requeued
+        self.close: Callable[[int], None] | None = None  # closes what is open, for a run that ends by an exit code
         self._ranks: Any = None
         self._pending: tuple[Any, Tensor] | None = None
         self._step = 0
@@ -139,22 +139,24 @@ class StopAgreement(pl.Callback):
 def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
-    Raises Stopped, also where a process finds the others gone that had the same signal.
+    Raises Stopped, also where a process finds the others gone that had the same signal. Whatever else ends the run, the
+    loggers are closed.
     """
     signals = stop.signals
     try:
         yield
-    except (Stopped, RuntimeError) as error:
+    except Exception as error:
         if isinstance(error, Stopped):
             why = str(error)
-        elif signals.noted is not None and processes.count > 1:
+        elif isinstance(error, RuntimeError) and signals.noted is not None and processes.count > 1:
             why = f"{signals.noted.name}, as the other ranks were"
         else:
+            _close(stop, error.exit_code if isinstance(error, UserError) else 1)
             raise
         came = signals.count
         said = _what_next(config, run) if processes.first else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
-        _close(stop)
+        _close(stop, Stopped.exit_code)
         if isinstance(error, Stopped) and not processes.first:
             _let_first_leave(signals, came)
         raise Stopped(f"stopped by {why}; {said}") from error
@@ -168,11 +170,11 @@ def _what_next(config: DictConfig, run: RunDirectory) -> str:
     return f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
 
 
-def _close(stop: StopAgreement) -> None:
+def _close(stop: StopAgreement, exit_code: int) -> None:
     """Close the loggers; whatever goes wrong there, the run is saved and its job requeued."""
     if stop.close is not None:
         try:
-            stop.close()
+            stop.close(exit_code)
         except Exception as error:
             log.warning("a logger did not close: %s", error)
 

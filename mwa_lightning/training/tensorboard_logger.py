@@ -74,6 +74,6 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
         """Write what is held, and close the file; a later figure opens another."""
         super().finalize(status)
 
-    def end(self, *, stopped: bool) -> None:
+    def end(self, exit_code: int) -> None:
         """Write what is still held."""
         self.finalize("success")

@@ -96,7 +96,7 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
                 self._missing.append(f"the adapter was not taken: {first_line(error)}")
 
     @rank_zero_only
-    def end(self, *, stopped: bool) -> None:
+    def end(self, exit_code: int) -> None:
         """Close W&B's run: another one of this process must not go on in it. A stopped one is shown as pre-empted.
 
         Warns, once, if W&B has not got everything.
@@ -104,9 +104,9 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
         if self._experiment is None:
             return
         try:
-            if stopped:
+            if exit_code == Stopped.exit_code:
                 self._experiment.mark_preempting()
-            self._experiment.finish(exit_code=Stopped.exit_code if stopped else 0)
+            self._experiment.finish(exit_code=exit_code)
         except Exception as error:
             self._missing.append(first_line(error))
             with contextlib.suppress(Exception):  # or the library would try it again when Python ends

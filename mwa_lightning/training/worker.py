@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.errors import Stopped, UserError
-from mwa_lightning.training.signals import let_in, listening
+from mwa_lightning.errors import Interrupted, Stopped, UserError
+from mwa_lightning.training.signals import listening
 
 # The first process ends its workers as soon as it fails itself: what all of them meet is said once, by it.
 _COURTESY = 1.0
@@ -26,16 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     try:
-        if "expect" in config:  # a key of evaluations only
-            let_in()
-            from mwa_lightning.training.evaluate import evaluate
+        with listening(config.training.requeue_signal) as signals:
+            if "expect" in config:  # a key of evaluations only
+                from mwa_lightning.training.evaluate import evaluate
 
-            evaluate(config)
-        else:
-            with listening(config.training.requeue_signal) as signals:
+                evaluate(config, signals)
+            else:
                 from mwa_lightning.training.fit import fit
 
                 fit(config, signals)
+    except Interrupted as error:
+        return error.exit_code  # the first process was, too, and says so
     except Exception as error:
         return report(error, rank=int(os.environ["LOCAL_RANK"]))
     return 0

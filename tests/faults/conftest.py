@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mwa_lightning.cli import train as command
+from tests.faults.fork_server import Server
 
 Train = Callable[..., int]
 Happen = Callable[..., Any]
@@ -77,6 +78,14 @@ def whole(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     run = tmp_path_factory.mktemp("whole") / "run"
     assert command.main([*tiny_command, f"run_dir={run}"]) == 0
     return run
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Starts commands as processes of their own, one at a time."""
+    server = Server()
+    yield server
+    server.close()
 
 
 class _Happening(logging.Handler):

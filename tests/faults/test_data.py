@@ -162,6 +162,65 @@ def test_dead_worker__one_line_and_the_run_goes_on(
     assert left_by(run) == left_by(whole)
 
 
+def spoil(root: Path, to: Path) -> str:
+    """A copy of a data set whose training picture number 7 is none; returns its option."""
+    shutil.copytree(root, to)
+    (to / "train_7.jpg").write_bytes(b"an error page of some server")
+    return f"data.root={to}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("data.num_workers=1", "logger=tensorboard", "training.zero_shot=true"),
+        ("logger=wandb", "logger.mode=offline"),
+    ],
+    ids=lambda options: options[0] if options else "plain",
+)
+def test_bad_picture__before_the_first_checkpoint_nothing_is_left(
+    options: tuple[str, ...],
+    data_root: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It shows when it is used, and is a user's mistake like a file that is missing."""
+    bad = spoil(data_root, tmp_path / "pictures")
+    once = ("training.checkpoint_every_n_steps=null", *options)
+    assert train(bad, *once) == 2
+    assert "train_7.jpg" in capsys.readouterr().err.splitlines()[-1]
+    assert list(elsewhere.iterdir()) == []
+    (elsewhere / "runs").mkdir()
+    assert train(bad, *once, "run_dir=runs") == 2
+    assert list((elsewhere / "runs").iterdir()) == []
+
+
+def test_bad_picture__an_earlier_start_keeps_its_directory(
+    data_root: Path,
+    tmp_path: Path,
+    whole: Path,
+    train: Train,
+    happening: Happen,
+    left_by: Callable[..., Any],
+) -> None:
+    """Only what this very start has made is removed."""
+    bad, run = spoil(data_root, tmp_path / "pictures"), tmp_path / "run"
+
+    def fail() -> None:
+        raise RuntimeError
+
+    with happening("epoch 1: training", fail):
+        assert train(f"run_dir={run}") == 1
+    assert not list(run.glob("checkpoints/*"))
+    assert train(bad, "training.checkpoint_every_n_steps=null", f"run_dir={run}") == 2
+    assert not list(run.glob("checkpoints/*"))
+    assert (run / "train.log").is_file()
+    assert train(f"run_dir={run}") == 0
+    assert left_by(run) == left_by(whole)
+
+
 @pytest.fixture
 def bad_step(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The loss of step 4 is not a number."""

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import random
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.faults.fork_server import Server
 
 EPOCH, SAVE, VALIDATION = "epoch", "save", "validation"
 # Where a phase begins.
@@ -41,57 +41,6 @@ OPTIONS = (
     "training.ema_decay=0.9",
     "callbacks.progress_bar=false",
 )
-
-
-class Server:
-    """The client of fork_server.py: one process at a time."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
-        )
-        assert self._line() == "ready"
-        self.process = 0
-        self.status: int | None = None
-
-    def start(self, arguments: list[str], output: Path) -> None:
-        """Start `mwa-train`."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps([arguments, str(output)]).encode() + b"\n")
-        self.process, self.status = int(self._line()), None
-
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        if self.status is None and select.select([self._server.stdout], [], [], 0)[0]:
-            self.status = int(self._line())
-        return self.status is not None
-
-    def wait(self) -> int:
-        """Its wait status, when it has ended."""
-        while not self.ended():
-            time.sleep(0.002)
-        assert self.status is not None
-        return self.status
-
-    def close(self) -> None:
-        """End the server, and what it started."""
-        if self.process and not self.ended():
-            os.kill(self.process, signal.SIGKILL)
-        self._server.kill()
-        self._server.wait()
-
-    def _line(self) -> str:
-        assert self._server.stdout is not None
-        return self._server.stdout.readline().decode().strip()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
 
 
 def lines_of(log: Path, begin: int = 0) -> list[str]:
@@ -146,7 +95,7 @@ def test_killed_at_random_moments__same_bytes_and_figures(
     arguments = [*tiny_run, *OPTIONS]
     whole = tmp_path / "whole"
     output = tmp_path / "output.txt"
-    server.start([*arguments, f"run_dir={whole}"], output)
+    server.start("train", [*arguments, f"run_dir={whole}"], output)
     assert server.wait() == 0, output.read_text()
     seconds = durations(lines_of(whole / "train.log"))
 
@@ -166,7 +115,7 @@ def test_killed_at_random_moments__same_bytes_and_figures(
         begin = log.stat().st_size if log.is_file() else 0
         # The number of loaders' workers may change from start to start.
         start = [*arguments, f"run_dir={run}", f"data.num_workers={draw.choice((0, 0, 0, 2))}"]
-        server.start(start, output)
+        server.start("train", start, output)
         reached = target == "any" or wait_for(MARKS[target], log, begin, server)
         if reached:
             time.sleep(draw.uniform(0, seconds[target]))
