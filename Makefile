@@ -7,11 +7,12 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
   "$$python" -c '$(ENOUGH)' 2>/dev/null && command -v "$$python" && break; done || echo python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+LOWEST := .venv-lowest
 
-.PHONY: help demo test test-slow test-slurm check format all-checks setup clean
+.PHONY: help demo test test-slow test-slurm test-lowest lowest-versions check format all-checks setup clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
 demo: $(STAMP) ## adapt the small built-in backbone to the built-in data set, and print the table
 	$(BIN)/mwa-train
@@ -24,6 +25,14 @@ test-slow: $(STAMP) ## the slow tests, but for those on a real SLURM
 
 test-slurm: $(STAMP) ## the tests on a real SLURM, which they install as root on Debian
 	INSTALL_SLURM=1 $(BIN)/python -m pytest -m slow tests/slurm
+
+test-lowest: $(LOWEST)/installed ## the tests but the slow ones, on the oldest dependencies that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -m "not slow"
+
+lowest-versions: $(STAMP) ## write requirements/lowest.txt anew, after a change of what pyproject.toml asks for
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --extra test --no-annotate \
+	  --custom-compile-command "make lowest-versions" --output-file requirements/lowest.txt pyproject.toml
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -47,6 +56,12 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/parity.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/parity.txt
 	@touch $(STAMP)
 
-clean: ## remove .venv and what the tools left; runs in ./logs stay
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+# The code to compare with is left out: it has bounds of its own, and what it says of ours does not depend on them.
+$(LOWEST)/installed: pyproject.toml requirements/lowest.txt
+	"$(PYTHON)" -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/lowest.txt -e '.[test]'
+	@touch $@
+
+clean: ## remove the environments and what the tools left; runs in ./logs stay
+	rm -rf .venv $(LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find mwa_lightning tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

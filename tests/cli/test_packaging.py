@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,17 +29,32 @@ def test_dependencies__lightning_excludes_the_malicious_uploads() -> None:
     assert "lightning>=2.6.4" in project()["project"]["dependencies"]
 
 
-def test_constraints__satisfy_what_the_package_asks_for() -> None:
-    tested = {
-        name.lower().replace("_", "-")
-        for name, separator, _ in (
-            line.partition("==") for line in (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
-        )
-        if separator
-    }
+def asked() -> set[str]:
+    """All requirements with a bound."""
     extras = project()["project"]["optional-dependencies"]
-    asked = project()["project"]["dependencies"] + extras["slurm"] + extras["tune"] + extras["test"]
-    assert {requirement.partition(">=")[0] for requirement in asked} - tested == {"mwa-lightning[slurm,tune]"}
+    return {*project()["project"]["dependencies"], *extras["slurm"], *extras["tune"], *extras["test"]} - {
+        "mwa-lightning[slurm,tune]"
+    }
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Names and versions of a file of constraints."""
+    lines = (ROOT / "requirements" / file).read_text().splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+def test_constraints__satisfy_what_the_package_asks_for() -> None:
+    tested = pinned("constraints.txt")
+    for name, bound in (requirement.split(">=") for requirement in asked()):
+        assert Version(tested[name]) >= Version(bound), name
+
+
+def test_lowest__are_the_oldest_that_the_package_allows() -> None:
+    lowest = pinned("lowest.txt")
+    assert {name: Version(lowest[name]) for name in (each.partition(">=")[0] for each in asked())} == {
+        name: Version(bound) for name, bound in (each.split(">=") for each in asked())
+    }
 
 
 @pytest.mark.slow
