@@ -40,12 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compose(arguments: list[str]) -> DictConfig:
     from omegaconf import open_dict
 
-    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+    from mwa_lightning.cli.composing import compose_command
 
     folders = [word for word in arguments if "=" not in word or Path(word).is_dir()]
-    request = read_request([word for word in arguments if word not in folders], config_name="compare")
-    config = compose_groups("compare", request.choices)
-    apply(config, request)
+    config = compose_command("compare", [word for word in arguments if word not in folders])
     with open_dict(config):
         config.folders = [str(Path(word).absolute()) for word in folders]
     return config

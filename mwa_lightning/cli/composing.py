@@ -59,6 +59,14 @@ def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
     return request
 
 
+def compose_command(config_name: str, arguments: list[str]) -> DictConfig:
+    """The configuration of a command that is its groups and keys and nothing else. Raises ConfigError."""
+    request = read_request(arguments, config_name=config_name)
+    config = compose_groups(config_name, request.choices)
+    apply(config, request)
+    return config
+
+
 def compose_groups(config_name: str, choices: dict[str, str | None]) -> DictConfig:
     """Compose the groups, and name the configuration after what was chosen."""
     return deepcopy(_compose_groups(config_name, tuple(choices.items())))

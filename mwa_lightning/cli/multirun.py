@@ -28,13 +28,14 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
 
     Raises ConfigError, before anything is made, for words of any job that cannot be run; JobsFailed if jobs failed.
     """
+    from mwa_lightning.cli.composing import compose_command
     from mwa_lightning.cli.grid import grid, split
     from mwa_lightning.sweeps.comparison import as_markdown, read_runs, table
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.launching import carry_out
 
     of_sweep, of_jobs = split(arguments, apart=KEYS_OF_SWEEP)
-    settings = sweep_settings("multirun", of_sweep)
+    settings = compose_command("multirun", of_sweep)
     given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
     recorded = [] if given is None else given.read()
     if given is not None and (given.path / "study.db").exists():
@@ -58,16 +59,6 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
         carry_out(jobs, folder, launcher)
     finally:
         print(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
-
-
-def sweep_settings(config_name: str, arguments: list[str]) -> DictConfig:
-    """The configuration of the sweep itself."""
-    from mwa_lightning.cli.composing import apply, compose_groups, read_request
-
-    request = read_request(arguments, config_name=config_name)
-    settings = compose_groups(config_name, request.choices)
-    apply(settings, request)
-    return settings
 
 
 def checked(words: Sequence[str], compose: Compose, number: int) -> DictConfig:

@@ -50,12 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: list[str]) -> DictConfig:
-    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+    from mwa_lightning.cli.composing import compose_command
 
-    request = read_request(arguments, config_name="prepare")
-    config = compose_groups("prepare", request.choices)
-    apply(config, request)
-    return config
+    return compose_command("prepare", arguments)
 
 
 def _execute(config: DictConfig) -> None:

@@ -57,11 +57,11 @@ def _compose(arguments: list[str]) -> DictConfig:
     """The settings of the search, with the words of its runs as `words`."""
     from omegaconf import open_dict
 
+    from mwa_lightning.cli.composing import compose_command
     from mwa_lightning.cli.grid import split
-    from mwa_lightning.cli.multirun import sweep_settings
 
     of_search, of_runs = split(arguments, apart=_KEYS_OF_SEARCH)
-    settings = sweep_settings("tune", of_search)
+    settings = compose_command("tune", of_search)
     with open_dict(settings):
         settings.words = of_runs
     return settings

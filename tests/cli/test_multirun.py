@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,17 +130,11 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
     ],
 )
 def test_multirun__refused_before_anything_starts(
-    line: str, words: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    line: str, words: list[str], elsewhere: Path, refuses: Callable[..., None]
 ) -> None:
     (elsewhere / "taken").mkdir()
     (elsewhere / "taken" / "letter.txt").touch()
-    assert train.main(["--multirun", *line.split()]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("mwa-train: error: ")
-    assert captured.err.count("\n") == 1
-    for word in words:
-        assert word in captured.err
+    refuses("mwa-train", train.main, ["--multirun", *line.split()], words)
     assert [path.name for path in elsewhere.rglob("*")] == ["taken", "letter.txt"]
 
 

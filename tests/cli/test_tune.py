@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -67,18 +68,12 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     ],
 )
 def test_tune__refused_before_anything_is_made(
-    line: str, words: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    line: str, words: list[str], elsewhere: Path, refuses: Callable[..., None]
 ) -> None:
     for name, text in (("taken/letter.txt", ""), ("sweep/multirun.yaml", "jobs: {0: {overrides: [seed=1]}}")):
         (elsewhere / name).parent.mkdir()
         (elsewhere / name).write_text(text)
-    assert tune.main(line.split()) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("mwa-tune: error: ")
-    assert captured.err.count("\n") == 1
-    for word in words:
-        assert word in captured.err
+    refuses("mwa-tune", tune.main, line.split(), words)
     assert len(list(elsewhere.rglob("*"))) == 4
 
 
