@@ -37,6 +37,20 @@ def test_run__is_the_base(run_directory: Path, capsys: pytest.CaptureFixture[str
     assert config["run_dir"] != str(run_directory)
 
 
+@pytest.mark.parametrize(("choice", "task"), [("coco", "retrieval"), ("nlvr2", "reasoning")])
+def test_run__has_the_defaults_of_its_own_choice(
+    choice: str, task: str, run_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a key that its version did not have yet; one that there is no more is left as it is."""
+    assert train.main(["adapter=none", f"task={task}", f"data={choice}", "--cfg", "job"]) == 0
+    chosen = yaml.safe_load(capsys.readouterr().out)
+    kept = {**chosen["data"], "a_key_of_old": 1}
+    del kept["exif"]
+    (run_directory / "config.yaml").write_text(yaml.safe_dump({**chosen, "data": kept}))
+    config = composed(capsys, f"run='{run_directory}'")
+    assert config["data"] == {**chosen["data"], "a_key_of_old": 1}
+
+
 def test_run__keys_win(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = composed(
         capsys,
