@@ -83,7 +83,7 @@ def _of_run(request: Request) -> DictConfig:
     if unlike:
         raise ConfigError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {unlike[0]}")
     named = {"backbone": saved.backbone.get("name"), "task": saved.task.get("name"), "data": saved.data.get("layout")}
-    chosen = {group: str(name) for group, name in named.items() if name in group_options(group)}
+    chosen: dict[str, str | None] = {group: name for group, name in named.items() if name in group_options(group)}
     config = compose_groups("evaluate", chosen | request.choices)
     for key, value in saved.items():
         if key in config and key not in request.choices and key != "run_dir":
