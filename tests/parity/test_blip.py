@@ -36,6 +36,8 @@ BASE = {
     "patch_size": 16,
     "image_size": 96,
 }
+# As deep as blip_base is: what the layers round off adds up.
+FULL_DEPTH = BASE | {"depth": 12, "layers": 12}
 VOCABULARY, POSITIONS, EMBEDDING = 90, 20, 24
 
 Error = Callable[[Tensor, Tensor], float]
@@ -43,16 +45,19 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def make_ours(**sizes: int) -> tuple[FusionEncoder, FusionRetrievalHeads]:
-    backbone = FusionEncoder(
-        name="parity", vision_width=sizes["vision_width"], vision_depth=sizes["depth"], vision_heads=sizes["heads"],
-        vision_ffn_width=4 * sizes["vision_width"], patch_size=sizes["patch_size"], image_size=sizes["image_size"],
-        text_width=sizes["text_width"], text_heads=sizes["heads"], text_ffn_width=4 * sizes["text_width"],
-        text_layers=sizes["layers"], fusion_layers=0, vocabulary_size=VOCABULARY, text_positions=POSITIONS,
-        max_text_length=16, encoder_token=-1, embedding_width=EMBEDDING,
-    )  # fmt: skip
-    heads = retrieval_heads(backbone)
+    """Ours with memory that nothing has been written to: what a file does not fill shows."""
+    with torch.device("meta"):
+        backbone = FusionEncoder(
+            name="parity", vision_width=sizes["vision_width"], vision_depth=sizes["depth"],
+            vision_heads=sizes["heads"], vision_ffn_width=4 * sizes["vision_width"], patch_size=sizes["patch_size"],
+            image_size=sizes["image_size"], text_width=sizes["text_width"], text_heads=sizes["heads"],
+            text_ffn_width=4 * sizes["text_width"], text_layers=sizes["layers"], fusion_layers=0,
+            vocabulary_size=VOCABULARY, text_positions=POSITIONS, max_text_length=16, encoder_token=-1,
+            embedding_width=EMBEDDING,
+        )  # fmt: skip
+        heads = retrieval_heads(backbone)
     assert isinstance(heads, FusionRetrievalHeads)
-    return backbone.eval(), heads.eval()
+    return backbone.to_empty(device="cpu").eval(), heads.to_empty(device="cpu").eval()
 
 
 def make_reference(**sizes: int) -> nn.Module:
@@ -131,6 +136,7 @@ def randomized(randomize: Callable[..., None], sizes: dict[str, int], seed: int)
         pytest.param(SMALL, 0, id="two_widths"),
         pytest.param(EQUAL, 1, id="small"),
         pytest.param(BASE, 2, id="base_width"),
+        pytest.param(FULL_DEPTH, 5, id="base", marks=pytest.mark.slow),
     ],
 )
 def test_outputs__equal_transformers(

@@ -21,6 +21,8 @@ from tests.parity.plain_bert import Kind, Plain, State, official_state
 TOLERANCE = 1e-5
 SIZES = {"width": 64, "text_width": 48, "depth": 2, "layers": 4, "patch": 8, "grid": 3}
 BASE = {"width": 768, "text_width": 768, "depth": 1, "layers": 2, "patch": 16, "grid": 3}
+# As deep as blip_base and albef_base are.
+FULL_DEPTH = BASE | {"depth": 12, "layers": 12}
 REST = {"vocabulary": 90, "positions": 20, "embedding": 24}
 HEADS = 4
 
@@ -45,18 +47,23 @@ class Form:
 
     def ours(self, path: Path, *, state: State | None = None) -> tuple[FusionEncoder, nn.Module, Any]:
         sizes, blip = self.sizes, self.kind == "blip"
-        backbone = FusionEncoder(
-            name="parity", vision_width=sizes["width"], vision_depth=sizes["depth"], vision_heads=HEADS,
-            vision_ffn_width=4 * sizes["width"], patch_size=sizes["patch"], image_size=sizes["patch"] * sizes["grid"],
-            text_width=sizes["text_width"], text_heads=HEADS, text_ffn_width=4 * sizes["text_width"],
-            text_layers=sizes["layers"] if blip else sizes["layers"] // 2,
-            fusion_layers=0 if blip else sizes["layers"] // 2, encoder_token=-1 if blip else None,
-            token_types=0 if blip else 2, pair=self.pair, merge_from=self.merge_from, max_text_length=16,
-            vocabulary_size=REST["vocabulary"], text_positions=REST["positions"], embedding_width=REST["embedding"],
-        )  # fmt: skip
-        width = sizes["text_width"]
-        head = nn.ModuleDict({"hidden": nn.Linear(width, width), "output": nn.Linear(width, 2)})
-        heads = head if self.pair else retrieval_heads(backbone)
+        # Drawing the initial weights of a deep one would take most of the time, and its file fills them all.
+        with torch.device("meta" if sizes is FULL_DEPTH else "cpu"):
+            backbone = FusionEncoder(
+                name="parity", vision_width=sizes["width"], vision_depth=sizes["depth"], vision_heads=HEADS,
+                vision_ffn_width=4 * sizes["width"], patch_size=sizes["patch"],
+                image_size=sizes["patch"] * sizes["grid"], text_width=sizes["text_width"], text_heads=HEADS,
+                text_ffn_width=4 * sizes["text_width"],
+                text_layers=sizes["layers"] if blip else sizes["layers"] // 2,
+                fusion_layers=0 if blip else sizes["layers"] // 2, encoder_token=-1 if blip else None,
+                token_types=0 if blip else 2, pair=self.pair, merge_from=self.merge_from, max_text_length=16,
+                vocabulary_size=REST["vocabulary"], text_positions=REST["positions"], embedding_width=REST["embedding"],
+            )  # fmt: skip
+            width = sizes["text_width"]
+            head = nn.ModuleDict({"hidden": nn.Linear(width, width), "output": nn.Linear(width, 2)})
+            heads = head if self.pair else retrieval_heads(backbone)
+        if sizes is FULL_DEPTH:
+            backbone, heads = backbone.to_empty(device="cpu"), heads.to_empty(device="cpu")
         torch.save({"model": self.state if state is None else state}, path)
         return backbone.eval(), heads.eval(), load_backbone(backbone, heads, path)
 
@@ -123,7 +130,14 @@ FORMS: list[tuple[Kind, bool]] = [("blip", False), ("blip", True), ("albef", Fal
 IDS = ["blip", "blip_pair", "albef", "albef_pair"]
 
 
-@pytest.mark.parametrize("sizes", [SIZES, BASE], ids=["small", "base_width"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(SIZES, id="small"),
+        pytest.param(BASE, id="base_width"),
+        pytest.param(FULL_DEPTH, id="base", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("kind", "pair"), FORMS, ids=IDS)
 def test_outputs__equal_the_plain_code(
     tmp_path: Path, relative_error: Error, kind: Kind, pair: bool, sizes: dict[str, int]
