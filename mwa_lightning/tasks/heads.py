@@ -168,7 +168,10 @@ class AttentionPooler(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (b, n, d) to (b, d)."""
-        attended = self.attention(self.probe.to(tokens.dtype).expand(tokens.shape[0], 1, -1), [tokens])
+        # Contiguous: of a view without a stride, a linear layer makes the same product in another order of summation if
+        # its weights train, and a frozen pooler would not give the bits of one that is about to be trained.
+        query = self.probe.to(tokens.dtype).expand(tokens.shape[0], 1, -1).contiguous()
+        attended = self.attention(query, [tokens])
         return (attended + self.ffn(self.norm(attended)))[:, 0]
 
 
