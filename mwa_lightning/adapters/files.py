@@ -57,29 +57,43 @@ def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
     fill_trainable(model, _read_for(path, fingerprint)[0], origin=str(path))
 
 
-def load_fitting(path: Path, model: nn.Module, heads: nn.Module, *, fingerprint: str) -> str:
+def load_fitting(
+    path: Path, model: nn.Module, heads: nn.Module, *, fingerprint: str, sources: Mapping[str, str] | None = None
+) -> str:
     """Fill what an adapter file of another task has of the trainable parameters; returns what became of the rest.
 
-    `heads` are those of `model` that may be in the file under the names of its own heads. Raises CheckpointError, with
-    the model unchanged, if the file cannot be read, is of another backbone, has other widths, or nothing in it fits.
+    `heads` are those of `model` that may be in the file under the names of its own heads. `sources` has for each other
+    parameter its name in the file, where a file of another form of the backbone has one; without it the names are the
+    same. Raises CheckpointError, with the model unchanged, if the file cannot be read, is of another backbone, has
+    other widths, or nothing in it fits.
     """
     state, metadata = _read_for(path, fingerprint)
-    ours = {f"heads.{name}": parameter for name, parameter in heads.named_parameters() if parameter.requires_grad}
-    others = dict(model.named_parameters()).items()
-    ours |= {name: value for name, value in others if value.requires_grad and not name.startswith("heads.")}
-    fitting = [name for name in state if name in ours and (state[name].shape == ours[name].shape)]
-    wider = [name for name in state if name in ours and name not in fitting and not name.startswith("heads.")]
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    ours = {f"heads.{name}": (f"heads.{name}", value) for name, value in heads.named_parameters()}
+    ours = {name: pair for name, pair in ours.items() if pair[1].requires_grad}
+    for name, value in trained.items():
+        source = name if sources is None else sources.get(name)
+        if source is not None and not name.startswith("heads."):
+            ours[name] = source, value
+    known = {name: pair for name, pair in ours.items() if pair[0] in state}
+    fitting = {name: pair for name, pair in known.items() if state[pair[0]].shape == pair[1].shape}
+    wider = [name for name in known if name not in fitting and not name.startswith("heads.")]
     if wider or not fitting:
         problem = f"{shorten(wider)} of another shape" if wider else "nothing in it has a place here"
         raise CheckpointError(f"{path}: does not fit this adapter ({problem}); compose the adapter it was trained with")
     with torch.no_grad():
-        for name in fitting:
-            ours[name].copy_(state[name])
-    filled = {id(ours[name]) for name in fitting}
-    new = [name for name, value in others if value.requires_grad and id(value) not in filled]
-    unused = [name for name in state if name not in fitting]
-    parts = [f"{path}: of task={metadata.get('task')}, {len(fitting)} tensors fit this one"]
-    parts += [f"{what}: {shorten(names)}" for what, names in (("not needed", unused), ("new here", new)) if names]
+        for source, value in fitting.values():
+            value.copy_(state[source])
+    filled = {id(value) for _, value in fitting.values()}
+    new = [name for name, value in trained.items() if id(value) not in filled]
+    new.sort(key=lambda name: not name.startswith("heads."))
+    used = {source for source, _ in fitting.values()}
+    unused = [name for name in state if name not in used]
+    parts = [f"{path}: of task={metadata.get('task')}, {len(used)} tensors fit this one"]
+    for what, names in (("not needed", unused), ("new here", new)):
+        if names:
+            layers = dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names)
+            parts.append(f"{what}: {shorten(layers, 8)}")
     return "; ".join(parts)
 
 

@@ -30,6 +30,7 @@ class Backbone(nn.Module):
         unreachable: Parameters that no task reaches: they stay frozen whatever the adapter method trains.
         no_weight_decay: Parameters that do not decay, besides the 1-D ones.
         fingerprint: Of the weights as they were read from their file; set by whoever loads them.
+        one_image_fingerprint: In a form for two images that was filled from a file for one, that of the form for one.
     """
 
     family: ClassVar[Family]
@@ -71,6 +72,7 @@ class Backbone(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.max_text_length = max_text_length
         self.fingerprint = "random"
+        self.one_image_fingerprint: str | None = None
         self.register_buffer("image_mean", torch.tensor(list(image_mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(list(image_std)).view(3, 1, 1), persistent=False)
 

@@ -204,6 +204,24 @@ class FusionEncoder(Backbone):
         """Those of images and of texts."""
         return self.vision_embedding, self.text_embedding
 
+    def one_image_layer(self, layer: int) -> int:
+        """The number in the form for one image of the text or fusion layer whose weights a layer begins with."""
+        above = layer - self.first_fusion_layer
+        return layer if self.fusion_layers == 0 or above < 0 else self.first_fusion_layer + above // self.images
+
+    def one_image_name(self, name: str) -> str | None:
+        """The parameter of the form for one image that a parameter begins as; None for those of merging layers."""
+        part, _, rest = name.partition(".")
+        if part != "text_blocks" or not self.pair:
+            return name
+        layer, _, rest = rest.partition(".")
+        if rest.startswith("cross_attention."):
+            projection, *_, kind = rest.split(".")[1:]
+            if projection == "merge":
+                return None
+            rest = f"cross_attention.{projection}.0.{kind}"
+        return f"text_blocks.{self.one_image_layer(int(layer))}.{rest}"
+
     def layers_above(self, parameter_name: str) -> int:
         """How many layers of its own encoder stand above a parameter; above the embeddings, all and one more."""
         above = len(self.vision_blocks) if parameter_name.startswith("vision_") else len(self.text_blocks)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 import mwa_lightning
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.adapters.files import is_ours, load_adapter, load_fitting, read_metadata
+from mwa_lightning.adapters.forms import one_image_sources
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
@@ -31,7 +33,17 @@ log = logging.getLogger(__name__)
 RANDOM = "random"
 
 # Keys of a node that are for us, not for the class that it names.
-OURS = frozenset({"_target_", "checkpoint", "tokenizer", "tokenizer_kind", "official", "resize", "interpolation"})
+OURS = frozenset(
+    {
+        "_target_",
+        "checkpoint",
+        "tokenizer",
+        "tokenizer_kind",
+        "official",
+        "resize",
+        "interpolation",
+    }
+)
 
 # What a model for statements is made for where neither data nor an adapter file says it: NLVR2, SNLI-VE.
 USUAL_SHAPES = {
@@ -139,7 +151,7 @@ def attach(
     """Attach the adapter of a configuration, with the weights of `adapter.checkpoint` if there are any.
 
     Its initial values depend on the seed alone, not on what was done before. To `start` training, the file may be of
-    another task: what fits is used, and what is new is named in the log.
+    another task: what fits is used, and what is new is named in a warning.
     """
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter)
@@ -153,12 +165,30 @@ def attach(
             raise ConfigError("adapter.checkpoint: adapter=none has nothing to load; choose the adapter of the file")
         path = Path(config.adapter.checkpoint)
         if start and is_ours(path) and read_metadata(path).get("task", config.task.name) != config.task.name:
-            part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
-            log.info("%s", load_fitting(path, model, part, fingerprint=backbone.fingerprint))
+            _start_from(path, config, model)
         else:
             _check_origin(path, config.task.name, model)
             load_adapter(path, model, fingerprint=backbone.fingerprint)
     return model
+
+
+def _start_from(path: Path, config: DictConfig, model: AdaptedModel) -> None:
+    """Fill what fits from the adapter file of another task, on this form of the backbone or on that for one image."""
+    backbone, heads = model.backbone, model.heads
+    part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
+    identity = read_metadata(path)["fingerprint"]
+    sources: dict[str, str] | None = None
+    if identity == backbone.one_image_fingerprint:
+        node = config.backbone.copy()
+        node.pair = False
+        with torch.device("meta"):
+            form = instantiate(node)
+            adapter = instantiate(config.adapter)
+            adapter.attach(form, nn.Module(), streams=form.streams)
+        sources = one_image_sources(model, form, adapter)
+    else:
+        identity = backbone.fingerprint
+    log.warning("%s", load_fitting(path, model, part, fingerprint=identity, sources=sources))
 
 
 def _check_origin(path: Path, task: str, model: AdaptedModel) -> None:

@@ -214,7 +214,7 @@ def test_train__from_the_adapter_of_a_retrieval_run(
     own += [f"adapter.checkpoint={adapter}"]
     assert train.main([*own, *SHORT, "optim.lr=1e-12", "optim.min_lr=0", "run_dir=run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"{adapter}: of task=retrieval," in shown
+    assert f"warning: {adapter}: of task=retrieval," in shown
     assert "not needed: heads." in shown
     assert "new here: " in shown
     with safe_open(adapter, "pt") as before, safe_open(elsewhere / "run" / "adapter.safetensors", "pt") as after:

@@ -14,6 +14,7 @@ from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
 from mwa_lightning.backbones.checkpoints.reading import read_state
+from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.positions import grid_of, interpolate_positions
 from mwa_lightning.errors import CheckpointError, shorten
 
@@ -81,7 +82,8 @@ def fill_backbone(
     shapes |= {name: None for name in form.positions if name in shapes}
     mapped = apply_key_map(state, form.key_map(backbone), shapes, origin=origin)
 
-    identity = fingerprint({name: tensor for name, tensor in mapped.tensors.items() if not name.startswith("heads.")})
+    own = {name: tensor for name, tensor in mapped.tensors.items() if not name.startswith("heads.")}
+    identity, one_image = fingerprint(own), _one_image_fingerprint(backbone, own)
     interpolated = None
     for name, rows_before in form.positions.items():
         table = mapped.tensors[name]
@@ -96,7 +98,7 @@ def fill_backbone(
     with torch.no_grad():
         for name, tensor in mapped.tensors.items():
             targets[name].copy_(tensor)
-    backbone.fingerprint = identity
+    backbone.fingerprint, backbone.one_image_fingerprint = identity, one_image
     return LoadReport(
         origin=origin,
         used=tuple(key for key in state if key not in mapped.dropped),
@@ -113,6 +115,22 @@ def parameters_to_fill(backbone: Backbone, heads: nn.Module | None) -> dict[str,
     if heads is not None:
         parameters |= {f"heads.{name}": parameter for name, parameter in heads.named_parameters()}
     return parameters
+
+
+def _one_image_fingerprint(backbone: Backbone, tensors: State) -> str | None:
+    """The fingerprint that the form for one image has with the same file.
+
+    None where the backbone has one form only or is in that for one image, and where the file is of two images: there
+    what begins as one tensor has become two.
+    """
+    if not isinstance(backbone, FusionEncoder) or not backbone.pair:
+        return None
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        theirs = backbone.one_image_name(name)
+        if theirs is not None and not torch.equal(found.setdefault(theirs, tensor), tensor):
+            return None
+    return fingerprint(found)
 
 
 def _format_of(state: State, backbone: Backbone, formats: Sequence[FileFormat], origin: str) -> FileFormat:
