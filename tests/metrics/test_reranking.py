@@ -83,3 +83,13 @@ def test_reranked_figures__ties_and_what_is_not_listed_count_against_us() -> Non
     assert figures["i2t_r1"] == 0
     assert figures["i2t_r5"] == figures["i2t_r10"] == pytest.approx(100 * 11 / 12)
     assert figures["t2i_r1"] == figures["t2i_r10"] == pytest.approx(100 * 12 / 13)
+
+
+def test_reranked_figures__ones_own_texts_are_not_ahead_of_each_other() -> None:
+    """Three images with two texts each, none of them listed: only the four of the others come before the best."""
+    split = Embedded(torch.zeros(3, 1), torch.zeros(6, 1), torch.tensor([0, 0, 1, 1, 2, 2]))
+    by_image = Candidates(torch.tensor([[2], [4], [0]]), torch.ones(3, 1))
+    by_text = Candidates(torch.tensor([[1], [1], [2], [2], [0], [0]]), torch.ones(6, 1))
+    figures = reranked_figures(Ranking(by_image, by_text), split)
+    assert (figures["i2t_r1"], figures["i2t_r5"]) == (0, 100)
+    assert (figures["t2i_r1"], figures["t2i_r5"]) == (0, 100)
