@@ -326,11 +326,7 @@ class Ledger:
         if outcome.error is not None:
             raise DataError(outcome.error)
         if outcome.truncated and not self.truncated[split]:
-            logger.warning(
-                "split %s: texts of more than %d tokens lose their end (backbone.max_text_length)",
-                split,
-                self.tokenizer.max_length,
-            )
+            logger.warning("split %s: texts of more than %s", split, self.tokenizer.limit)
         self.truncated[split] += outcome.truncated
         self.tokenizer.truncated += outcome.truncated
 

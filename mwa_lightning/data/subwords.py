@@ -14,6 +14,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError
 
@@ -42,6 +43,7 @@ class SubwordTokenizer(Tokenizer):
         end: str,
         pad: str,
         fixed_length: bool = False,
+        cleaning: TextCleaning | None = None,
     ) -> None:
         def ids(*names: str | None) -> list[int]:
             given = [name for name in names if name is not None]
@@ -54,7 +56,15 @@ class SubwordTokenizer(Tokenizer):
                 )
             return found
 
-        super().__init__(path, max_length, fixed_length=fixed_length, begin=ids(begin), end=ids(end), pad=ids(pad)[0])
+        super().__init__(
+            path,
+            max_length,
+            fixed_length=fixed_length,
+            begin=ids(begin),
+            end=ids(end),
+            pad=ids(pad)[0],
+            cleaning=cleaning,
+        )
         pipeline.no_truncation()
         pipeline.no_padding()
         self._pipeline = pipeline
@@ -80,7 +90,14 @@ class Kind(NamedTuple):
     finish: Callable[[tokenizers.Tokenizer], None] | None = None
 
 
-def make_tokenizer(kind: str, reference: str | Path, *, max_length: int, fixed_length: bool = False) -> Tokenizer:
+def make_tokenizer(
+    kind: str,
+    reference: str | Path,
+    *,
+    max_length: int,
+    fixed_length: bool = False,
+    cleaning: TextCleaning | None = None,
+) -> Tokenizer:
     """The tokenizer of a kind (`sentencepiece`, `clip`, `bert` or `siglip`) from a file, a folder or the hub.
 
     Raises ConfigError if there is no such kind, CheckpointError if its files are missing or damaged.
@@ -88,7 +105,7 @@ def make_tokenizer(kind: str, reference: str | Path, *, max_length: int, fixed_l
     if kind == "sentencepiece":
         if str(reference).startswith(HUB):
             raise CheckpointError(f"tokenizer {reference}: a sentencepiece model is one file; give its path")
-        return SentencePieceTokenizer(reference, max_length, fixed_length=fixed_length)
+        return SentencePieceTokenizer(reference, max_length, fixed_length=fixed_length, cleaning=cleaning)
     if kind not in KINDS:
         raise ConfigError(f"backbone.tokenizer_kind={kind}: choose one of sentencepiece, {', '.join(KINDS)}")
     form = KINDS[kind]
@@ -96,7 +113,14 @@ def make_tokenizer(kind: str, reference: str | Path, *, max_length: int, fixed_l
     if form.finish is not None:
         form.finish(pipeline)
     return SubwordTokenizer(
-        pipeline, reference, max_length, begin=form.begin, end=form.end, pad=form.pad, fixed_length=fixed_length
+        pipeline,
+        reference,
+        max_length,
+        begin=form.begin,
+        end=form.end,
+        pad=form.pad,
+        fixed_length=fixed_length,
+        cleaning=cleaning,
     )
 
 

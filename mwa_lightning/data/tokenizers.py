@@ -13,6 +13,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from mwa_lightning.data.text_cleaning import Cleaned, TextCleaning
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
 
 BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # of BEiT-3
@@ -43,6 +44,7 @@ class Tokenizer(ABC):
         begin: Ids before the pieces.
         end: Ids after the pieces.
         pad: Id of the padding.
+        cleaning: What is done to a text first; None for nothing.
 
     Raises:
         ConfigError: There is no room for a piece.
@@ -57,6 +59,7 @@ class Tokenizer(ABC):
         begin: Sequence[int],
         end: Sequence[int],
         pad: int,
+        cleaning: TextCleaning | None = None,
     ) -> None:
         least = len(begin) + len(end) + 1
         if max_length < least:
@@ -67,6 +70,7 @@ class Tokenizer(ABC):
         self.begin = tuple(begin)
         self.end = tuple(end)
         self.pad = pad
+        self.cleaning = cleaning
         self.truncated = 0
 
     @property
@@ -77,6 +81,15 @@ class Tokenizer(ABC):
     @abstractmethod
     def pieces(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, without `begin` and `end`."""
+
+    @property
+    def limit(self) -> str:
+        """How long texts may be and what becomes of longer ones, to go on a message with."""
+        words = None if self.cleaning is None else self.cleaning.max_words
+        if words is None:
+            return f"{self.max_length} tokens lose their end (backbone.max_text_length)"
+        keys = "backbone.max_words, backbone.max_text_length"
+        return f"{words} words or {self.max_length} tokens lose their end ({keys})"
 
     def check_fits(self, table_rows: int) -> None:
         """Compare with the number of rows of the backbone's embedding table.
@@ -106,12 +119,14 @@ class Tokenizer(ABC):
         """As calling the tokenizer, but the number of cut texts is returned instead of noted."""
         frame = len(self.begin) + len(self.end)
         room = self.max_length - frame
-        rows = self.pieces([_readable(text) for text in texts]) if texts else []
+        read = [_readable(text) for text in texts]
+        cleaned = [Cleaned(text, cut=False) if self.cleaning is None else self.cleaning(text) for text in read]
+        rows = self.pieces([text for text, _ in cleaned]) if texts else []
         truncated = 0
-        for text, row in zip(texts, rows, strict=True):
-            if not row or not text.strip():
+        for text, (left, cut), row in zip(texts, cleaned, rows, strict=True):
+            if not row or not left.strip():
                 raise DataError(f"caption {text!r} has no words: write it out, or leave it out")
-            truncated += len(row) > room
+            truncated += cut or len(row) > room
         lengths = np.array([min(len(row), room) + frame for row in rows], dtype=np.int64)
         longest = self.max_length if self.fixed_length else int(lengths.max(initial=frame))
         ids = np.full((len(rows), longest), self.pad, dtype=np.int64)
@@ -124,7 +139,7 @@ class Tokenizer(ABC):
     def note_truncated(self, count: int) -> None:
         """Add to the number of cut texts; the first time, say so."""
         if count and not self.truncated:
-            logger.warning("captions of more than %d tokens lose their end (backbone.max_text_length)", self.max_length)
+            logger.warning("captions of more than %s", self.limit)
         self.truncated += count
 
 
@@ -147,13 +162,23 @@ class SentencePieceTokenizer(Tokenizer):
         path: The sentencepiece model (`beit3.spm` for the official weights).
         max_length: Largest number of tokens, `<s>` and `</s>` included.
         fixed_length: See `Tokenizer`.
+        cleaning: See `Tokenizer`.
 
     Raises:
         CheckpointError: The file is missing, or is not a sentencepiece model laid out like BEiT-3's.
     """
 
-    def __init__(self, path: str | Path, max_length: int = 64, *, fixed_length: bool = False) -> None:
-        super().__init__(path, max_length, fixed_length=fixed_length, begin=(BEGIN,), end=(END,), pad=PAD)
+    def __init__(
+        self,
+        path: str | Path,
+        max_length: int = 64,
+        *,
+        fixed_length: bool = False,
+        cleaning: TextCleaning | None = None,
+    ) -> None:
+        super().__init__(
+            path, max_length, fixed_length=fixed_length, begin=(BEGIN,), end=(END,), pad=PAD, cleaning=cleaning
+        )
         try:
             self._proto = Path(path).read_bytes()
         except FileNotFoundError:

@@ -40,7 +40,7 @@ def contrastive_loss(
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
         local = torch.stack([images.float(), texts.float()], dim=1)
-        gathered, gathered_ids, offset, processes = _global_batch(local, image_ids, shares)
+        gathered, gathered_ids, offset, processes = global_batch(local, image_ids, shares)
         scale = logit_scale.float().exp()
         own = torch.arange(offset, offset + len(local), device=local.device)
         image_to_text = scale * (local[:, 0] @ gathered[:, 1].T)
@@ -75,7 +75,7 @@ def sigmoid_loss(
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
-        gathered, gathered_ids, offset, processes = _global_batch(texts.float(), image_ids, shares)
+        gathered, gathered_ids, offset, processes = global_batch(texts.float(), image_ids, shares)
         own = torch.arange(offset, offset + len(images), device=images.device).unsqueeze(1)
         logits = logit_scale.float().exp() * (images.float() @ gathered.T) + logit_bias.float()
         signs = torch.full_like(logits, -1.0).scatter(1, own, 1.0)
@@ -119,7 +119,7 @@ def momentum_contrastive_loss(
     Source: Li et al., "Align before Fuse" (arXiv 2107.07651), section 3.4; salesforce/ALBEF, models/model_retrieval.py.
     """
     with torch.autocast(device_type=images.device.type, enabled=False):
-        gathered, gathered_ids, _, processes = _global_batch(torch.stack(slow, dim=1).float(), image_ids, shares)
+        gathered, gathered_ids, _, processes = global_batch(torch.stack(slow, dim=1).float(), image_ids, shares)
         keys = [torch.cat([gathered[:, side], queue[side]]) for side in range(2)]
         same = (image_ids.unsqueeze(1) == torch.cat([gathered_ids, queue[2]])).float()
         scale = logit_scale.float().exp()
@@ -170,10 +170,12 @@ def several_processes() -> bool:
 def gather_rows(rows: Tensor, shares: Sequence[int] | None = None) -> Tensor:
     """The rows (b, ...) of all processes in rank order, without a gradient; `shares` as in `contrastive_loss`."""
     with torch.no_grad():
-        return _global_batch(rows, rows.new_zeros(len(rows), dtype=torch.int64), shares)[0]
+        return global_batch(rows, rows.new_zeros(len(rows), dtype=torch.int64), shares)[0]
 
 
-def _global_batch(rows: Tensor, image_ids: Tensor, shares: Sequence[int] | None) -> tuple[Tensor, Tensor, int, int]:
+def global_batch(
+    rows: Tensor, image_ids: Tensor, shares: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, int, int]:
     """Rows and ids of all processes in rank order, where this process's begin, the number of processes."""
     if not several_processes():
         return rows, image_ids, 0, 1

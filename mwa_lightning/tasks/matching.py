@@ -1,57 +1,97 @@
 """Image-text matching: does a text belong to its image? The wrong ones that look right teach it.
 
-Source: Li et al., "Align before Fuse" (arXiv 2107.07651), section 3.2; salesforce/BLIP, models/blip_retrieval.py.
+Source: Li et al., "Align before Fuse" (arXiv 2107.07651), section 3.2. In salesforce/ALBEF (models/model_retrieval.py)
+wrong partners come from the batch of their own process; in salesforce/BLIP (models/blip_retrieval.py)
+`negative_all_rank` says whether they come from those of all: on in configs/retrieval_coco.yaml, off in
+configs/retrieval_flickr.yaml. LAVIS has the same in both families.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn import functional
 
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.losses import classification_loss
+from mwa_lightning.tasks.losses import classification_loss, gather_rows, global_batch, several_processes
+
+
+class Pairs(NamedTuple):
+    """Images and their texts: vision tokens (b, k, d_v), token ids (b, n), masks (b, n), image ids (b,).
+
+    The ids of tokens and images are int64; the mask is True on real tokens.
+    """
+
+    image_tokens: Tensor
+    ids: Tensor
+    mask: Tensor
+    image_ids: Tensor
+
+
+class Similarity(NamedTuple):
+    """Scaled scores of own images with candidate texts (b, c), and of own texts with candidate images (b, c)."""
+
+    image_to_text: Tensor
+    text_to_image: Tensor
 
 
 def matching_loss(
     backbone: FusionEncoder,
     heads: FusionRetrievalHeads,
     *,
-    image_tokens: Tensor,
-    ids: Tensor,
-    mask: Tensor,
-    similarity: Tensor,
-    image_ids: Tensor,
+    own: Pairs,
+    candidates: Pairs,
+    similarity: Similarity,
 ) -> Tensor:
-    """The cross-entropy of matching over the pairs of a batch, and one wrong partner for each image and each text.
+    """The cross-entropy of matching over the own pairs, and one wrong partner for each image and each text.
 
-    Wrong partners come from this process's batch, drawn by how well they seem to fit; where all pairs of it are of one
-    image there are none. The mean over the processes is the loss of the global batch.
+    Wrong partners are drawn from the candidates by how well they seem to fit; where all of these are of the image there
+    are none. The mean over the processes is the loss of the global batch; no gradient flows through the similarity.
 
     Args:
         backbone: Fuses texts with images.
         heads: Have the matching head.
-        image_tokens: Vision tokens (b, k, d_v); row i belongs to text i.
-        ids: Token ids (b, n), int64.
-        mask: (b, n), True on real tokens.
-        similarity: Scaled scores of images (rows) with texts (b, b); no gradient flows through them.
-        image_ids: (b,), int64: other pairs with the same image are no wrong partners.
+        own: The b pairs of this process.
+        candidates: The c pairs that wrong partners come from: the same, or `gather_pairs` of them.
+        similarity: How well they seem to fit.
     """
-    others = image_ids[:, None] != image_ids[None]
+    others = own.image_ids[:, None] != candidates.image_ids[None]
     rows = others.any(dim=1).nonzero().squeeze(1)
-    wrong_text = hard_partners(similarity[rows], others[rows])
-    wrong_image = hard_partners(similarity.T[rows], others[rows])
+    wrong_text = hard_partners(similarity.image_to_text[rows], others[rows])
+    wrong_image = hard_partners(similarity.text_to_image[rows], others[rows])
+    longest = max(own.ids.shape[1], candidates.ids.shape[1])
+    ids, mask = _padded(own, longest)
+    other_ids, other_mask = _padded(candidates, longest)
     # Right pairs, then each text with a wrong image, then each image with a wrong text.
-    images = torch.cat([image_tokens, image_tokens[wrong_image], image_tokens[rows]])
-    texts = torch.cat([ids, ids[rows], ids[wrong_text]])
-    masks = torch.cat([mask, mask[rows], mask[wrong_text]])
+    images = torch.cat([own.image_tokens, candidates.image_tokens[wrong_image], own.image_tokens[rows]])
+    texts = torch.cat([ids, ids[rows], other_ids[wrong_text]])
+    masks = torch.cat([mask, mask[rows], other_mask[wrong_text]])
     labels = torch.cat([ids.new_ones(len(ids)), ids.new_zeros(2 * len(rows))])
     return classification_loss(heads.match(backbone.fuse([images], texts, masks)), labels, label_smoothing=0.0)
 
 
+def gather_pairs(own: Pairs, shares: Sequence[int] | None = None) -> Pairs:
+    """The pairs of all processes in rank order; gradients of the vision tokens flow back to where they are from.
+
+    `shares` is as in `contrastive_loss`.
+    """
+    if not several_processes():
+        return own
+    longest = torch.tensor(own.ids.shape[1], device=own.ids.device)
+    distributed.all_reduce(longest, op=distributed.ReduceOp.MAX)
+    ids, mask = _padded(own, int(longest))
+    texts = gather_rows(torch.stack([ids, mask.long()], dim=1), shares)
+    image_tokens, image_ids, _, _ = global_batch(own.image_tokens, own.image_ids, shares)
+    return Pairs(image_tokens, texts[:, 0], texts[:, 1].bool(), image_ids)
+
+
 @torch.no_grad()
 def hard_partners(scores: Tensor, allowed: Tensor) -> Tensor:
-    """Draw one allowed column (r,) for each row of scores (r, b), by the softmax over the allowed ones of the row.
+    """Draw one allowed column (r,) for each row of scores (r, c), by the softmax over the allowed ones of the row.
 
     Scores that are not finite count as 0: the loss, which has them too, tells of them.
     """
@@ -59,3 +99,9 @@ def hard_partners(scores: Tensor, allowed: Tensor) -> Tensor:
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
     known = torch.nan_to_num(scores.float(), nan=0.0, posinf=0.0, neginf=0.0)
     return torch.multinomial(known.masked_fill(~allowed, -torch.inf).softmax(dim=1), 1).squeeze(1)
+
+
+def _padded(pairs: Pairs, length: int) -> tuple[Tensor, Tensor]:
+    """Ids and masks (b, length)."""
+    missing = (0, length - pairs.ids.shape[1])
+    return functional.pad(pairs.ids, missing), functional.pad(pairs.mask, missing)

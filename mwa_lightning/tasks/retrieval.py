@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,10 +21,11 @@ from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.losses import (
     clamp_logit_scale,
     contrastive_loss,
+    gather_rows,
     momentum_contrastive_loss,
     sigmoid_loss,
 )
-from mwa_lightning.tasks.matching import matching_loss
+from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_loss
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.momentum import MomentumQueue
 from mwa_lightning.tasks.reranking import Reranker
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mwa_lightning.data.datamodule import RetrievalDataModule
 
 Loss = Literal["auto", "softmax", "sigmoid"]
+MatchingNegatives = Literal["own", "all"]
 USUAL_CANDIDATES = 128  # of ALBEF and BLIP on Flickr30K; 256 on COCO
 QUEUE = "momentum_queue"  # in checkpoints
 
@@ -58,6 +60,9 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         rerank: How many candidates of each query are scored by the matching head: 0 = none, `auto` = 128 where there is
             one.
         rerank_cosine: Whether the cosine is added to its score.
+        matching_negatives: Whose pairs the wrong partners of matching come from: those of the same process (`own`), as
+            in ALBEF and in BLIP on Flickr30K, or of all processes (`all`), as in BLIP on COCO. The contrastive loss has
+            those of all either way.
         queue_size: Embeddings of earlier batches, by a slow copy of what trains, that are negatives too; None = off.
         momentum: How slow the copy is: its share of itself that it keeps at each batch.
         distillation: Share of the contrastive target that is the copy's opinion; it grows from 0 over the first
@@ -79,6 +84,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         mask_same_image: bool = True,
         rerank: int | Literal["auto"] = "auto",
         rerank_cosine: bool = True,
+        matching_negatives: MatchingNegatives = "own",
         queue_size: int | None = None,
         momentum: float = 0.995,
         distillation: float = 0.4,
@@ -108,6 +114,10 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         self.mask_same_image = mask_same_image
         self.reranker = Reranker(k=candidates, add_cosine=rerank_cosine) if candidates else None
         self.ranking: Ranking | None = None
+        if matching_negatives not in get_args(MatchingNegatives):
+            choices = ", ".join(get_args(MatchingNegatives))
+            raise ConfigError(f"task.matching_negatives={matching_negatives}: choose one of {choices}")
+        self.matching_negatives = matching_negatives
         self.queue = None if queue_size is None else MomentumQueue(size=queue_size, decay=momentum)
         self.distillation = distillation
         self.distillation_epochs = distillation_epochs
@@ -118,21 +128,41 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         heads, backbone = self.model.heads, self.model.backbone
         image_tokens = backbone.encode_image(batch.images)
         images, texts = heads.embed_image(image_tokens), self.model.encode_text(batch.ids, batch.mask)
-        loss = (
-            self._contrast(images, texts, batch) if self.queue is None else self._contrast_queue(images, texts, batch)
-        )
+        slow = None if self.queue is None else self.queue.embed(self.model, batch)
+        if slow is None:
+            loss = self._contrast(images, texts, batch)
+        else:
+            loss = self._contrast_queue(images, texts, slow, batch)
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
-            loss = loss + matching_loss(
-                backbone,
-                heads,
-                image_tokens=image_tokens,
-                ids=batch.ids,
-                mask=batch.mask,
-                similarity=(heads.logit_scale.exp() * images @ texts.T).detach(),
-                image_ids=batch.image_ids,
-            )
+            own = Pairs(image_tokens, batch.ids, batch.mask, batch.image_ids)
+            # ALBEF's own code looks for wrong partners among the embeddings of the slow model, BLIP's does not.
+            compared = slow if slow is not None and backbone.fusion_layers else (images, texts)
+            loss = loss + self._match(own, batch.shares, embedded=(images, texts), compared=compared)
         return loss
+
+    def _match(
+        self,
+        own: Pairs,
+        shares: Sequence[int] | None,
+        *,
+        embedded: tuple[Tensor, Tensor],
+        compared: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The matching part of the loss: own images and texts (b, d) find wrong partners by those compared (b, d)."""
+        heads, backbone = self.model.heads, self.model.backbone
+        assert isinstance(heads, FusionRetrievalHeads)
+        assert isinstance(backbone, FusionEncoder)
+        candidates = own
+        if self.matching_negatives == "all":
+            candidates = gather_pairs(own, shares)
+            images, texts = gather_rows(torch.stack(compared, dim=1), shares).unbind(dim=1)
+        else:
+            images, texts = compared
+        with torch.no_grad():
+            scale = heads.logit_scale.exp()
+            similarity = Similarity(scale * embedded[0] @ texts.T, scale * embedded[1] @ images.T)
+        return matching_loss(backbone, heads, own=own, candidates=candidates, similarity=similarity)
 
     def _contrast(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
         """The contrastive part of the loss, of embeddings (b, d)."""
@@ -149,10 +179,9 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         assert heads.logit_bias is not None
         return sigmoid_loss(images, texts, logit_scale=heads.logit_scale, logit_bias=heads.logit_bias, **options)
 
-    def _contrast_queue(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
-        """The contrastive part of the loss where there is a queue; the batch then enters it."""
+    def _contrast_queue(self, images: Tensor, texts: Tensor, slow: tuple[Tensor, Tensor], batch: TrainBatch) -> Tensor:
+        """The contrastive part of the loss where there is a queue; the batch, as `slow` has it, then enters it."""
         assert self.queue is not None
-        slow = self.queue.embed(self.model, batch)
         ramp = min(1.0, self._epochs / self.distillation_epochs) if self.distillation_epochs else 1.0
         loss = momentum_contrastive_loss(
             images,

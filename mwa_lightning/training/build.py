@@ -21,6 +21,7 @@ from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
 from mwa_lightning.data.subwords import HUB, make_tokenizer
+from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError, shorten
 from mwa_lightning.tasks.heads import EmbeddingHeads, retrieval_heads
@@ -39,6 +40,8 @@ OURS = frozenset(
         "checkpoint",
         "tokenizer",
         "tokenizer_kind",
+        "text_cleaning",
+        "max_words",
         "official",
         "resize",
         "interpolation",
@@ -77,11 +80,13 @@ def build_tokenizer(config: DictConfig) -> Tokenizer:
     node = config.backbone
     if node.tokenizer is None:
         raise CheckpointError(f"{node.name} has no tokenizer: set backbone.tokenizer to a file ({node.official})")
+    form = node.get("text_cleaning", "none")
     tokenizer = make_tokenizer(
         node.tokenizer_kind,
         node.tokenizer if str(node.tokenizer).startswith(HUB) else locate(node.tokenizer),
         max_length=node.max_text_length,
         fixed_length=node.get("form") == "siglip",  # it attends to its padding
+        cleaning=None if form == "none" else TextCleaning(form, node.max_words),
     )
     tokenizer.check_fits(node.vocabulary_size)
     return tokenizer

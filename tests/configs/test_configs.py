@@ -240,6 +240,8 @@ def test_experiment__official_settings_of_fusion_encoders(
     config = composed(f"experiment=mwa_{family}_base_{data}")
     expected = {
         "backbone.image_size": 384,
+        "backbone.text_cleaning": family,
+        "backbone.max_words": 30,
         "backbone.max_text_length": text,
         "data.batch_size": 32,
         "data.randaugment": True,
@@ -248,8 +250,32 @@ def test_experiment__official_settings_of_fusion_encoders(
         "task.queue_size": queue,
         "task.momentum": 0.995,
         "task.distillation": 0.4,
+        "task.distillation_epochs": 1,
+        "task.matching_negatives": "all" if (family, data) == ("blip", "coco") else "own",
         "task.rerank": candidates,
         "task.rerank_cosine": cosine,
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "magnitude", "swaps"),
+    # salesforce/BLIP, data/nlvr_dataset.py and data/__init__.py; salesforce/ALBEF, dataset/ likewise
+    [("blip", 40, 5, True), ("albef", 30, 7, False)],
+)
+def test_experiment__official_settings_of_fusion_encoders_on_nlvr2(
+    family: str, words: int, magnitude: int, swaps: bool
+) -> None:
+    config = composed(f"experiment=mwa_{family}_base_nlvr2")
+    expected = {
+        "backbone.image_size": 384,
+        "backbone.pair": True,
+        "backbone.text_cleaning": family,
+        "backbone.max_words": words,
+        "data.batch_size": 16,
+        "data.randaugment_magnitude": magnitude,
+        "data.crop_scale": [0.5, 1.0],
+        "data.swap_images": swaps,
     }
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
 
@@ -274,11 +300,15 @@ def test_experiment__released_settings_of_modex(
         "optim.warmup_steps": 1000 // accumulated,
         "trainer.max_epochs": 10,
         "backbone.image_size": image_size,
+        "backbone.text_cleaning": "blip",
+        "backbone.max_words": 50,
         "data.randaugment_magnitude": 5,
         "adapter.mid_dim": 16,
         "adapter.temperature": 10,
         "seed": 0 if data == "flickr30k" else 42,
     }
+    if data != "nlvr2":
+        expected["task.distillation_epochs"] = 2
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
 
 

@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.matching import hard_partners, matching_loss
+from mwa_lightning.tasks.matching import Pairs, Similarity, hard_partners, matching_loss
+from mwa_lightning.tasks.model import trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from tests.tasks.fusion_models import make_batch, make_model
+from tests.tasks.fusion_models import FAMILIES, make_batch, make_model
 
 
 def test_hard_partners__only_allowed_ones_and_the_likely_ones_most() -> None:
@@ -43,15 +44,9 @@ def test_matching_loss__equals_plain_code(fusion_layers: int) -> None:
     similarity = torch.tensor([[0.0, 90.0, 0.0], [0.0, 0.0, 90.0], [90.0, 0.0, 0.0]])
     torch.manual_seed(2)
     tokens = backbone.encode_image(batch.images)
-    loss = matching_loss(
-        backbone,
-        heads,
-        image_tokens=tokens,
-        ids=batch.ids,
-        mask=batch.mask,
-        similarity=similarity,
-        image_ids=batch.image_ids,
-    )
+    pairs = Pairs(tokens, batch.ids, batch.mask, batch.image_ids)
+    both = Similarity(similarity, similarity.T)
+    loss = matching_loss(backbone, heads, own=pairs, candidates=pairs, similarity=both)
     # Image i gets text (i + 1) % 3, text i gets image (i - 1) % 3.
     pairs = (
         [(i, i, 1) for i in range(3)]
@@ -74,15 +69,9 @@ def test_matching_loss__without_wrong_partners_has_the_right_pairs_only() -> Non
     assert isinstance(backbone, FusionEncoder)
     assert isinstance(heads, FusionRetrievalHeads)
     tokens = backbone.encode_image(batch.images)
-    loss = matching_loss(
-        backbone,
-        heads,
-        image_tokens=tokens,
-        ids=batch.ids,
-        mask=batch.mask,
-        similarity=torch.zeros(3, 3),
-        image_ids=batch.image_ids,
-    )
+    pairs = Pairs(tokens, batch.ids, batch.mask, batch.image_ids)
+    even = Similarity(torch.zeros(3, 3), torch.zeros(3, 3))
+    loss = matching_loss(backbone, heads, own=pairs, candidates=pairs, similarity=even)
     logits = heads.match(backbone.fuse([tokens], batch.ids, batch.mask))
     assert loss.item() == pytest.approx(functional.cross_entropy(logits, torch.ones(3, dtype=torch.int64)).item())
 
@@ -98,3 +87,29 @@ def test_model_step__reaches_everything_that_trains(fusion_layers: int) -> None:
     frozen = [name for name, parameter in task.model.named_parameters() if not parameter.requires_grad]
     assert all(name.startswith("backbone.") for name in frozen)
     assert len(frozen) == len(list(task.model.backbone.parameters()))
+
+
+@pytest.mark.parametrize(("family", "side"), [("blip", 0), ("albef", 1)])
+def test_model_step__wrong_partners_are_found_among(family: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a queue, ALBEF looks for them among the embeddings of the slow model, BLIP among its own."""
+    model, batch = make_model(FAMILIES[family]), make_batch(1, 2, 3)
+    task = RetrievalTask(model=model, queue_size=8)
+    task.model_step(batch)
+    with torch.no_grad():
+        for parameter in trained_parameters(model).values():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    seen: list[Similarity] = []
+    assert task.queue is not None
+    slow = task.queue.embed(model, batch)
+    monkeypatch.setattr(task.queue, "embed", lambda *_: slow)
+    monkeypatch.setattr(
+        "mwa_lightning.tasks.retrieval.matching_loss",
+        lambda *_, similarity, **__: seen.append(similarity) or torch.zeros(()),
+    )
+    task.model_step(batch)
+    own = model(batch.images, batch.ids, batch.mask)
+    scale = model.heads.logit_scale.exp()
+    (found,) = seen
+    for compared, wanted in ((own, side == 0), (slow, side == 1)):
+        assert torch.allclose(found.image_to_text, scale * own[0] @ compared[1].T, atol=1e-5) == wanted
+        assert torch.allclose(found.text_to_image, scale * own[1] @ compared[0].T, atol=1e-5) == wanted
