@@ -25,7 +25,7 @@ from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory
-from mwa_lightning.training.strategies import FSDP, ShardedStrategy, check_torch
+from mwa_lightning.training.strategies import FSDP, ShardedStrategy
 
 # Arguments of Lightning's Trainer that `make_trainer` gives.
 SET_HERE = frozenset(
@@ -105,9 +105,7 @@ def reproducible(config: DictConfig) -> Iterator[None]:
 
 
 def check_device(config: DictConfig) -> None:
-    """Raise ConfigError if the devices that are asked for are not there, or the strategy is not for this torch."""
-    if config.trainer.strategy == FSDP:
-        check_torch()
+    """Raise ConfigError if the devices that are asked for are not there."""
     if config.trainer.accelerator != "gpu":
         return
     found = torch.cuda.device_count()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
-from mwa_lightning.errors import ConfigError
 from mwa_lightning.sharded_tensors import laid_out_like, whole
 from mwa_lightning.training.processes import Processes, WorkerLauncher
 
 FSDP = "fsdp"
-
-
-def check_torch() -> None:
-    """Raise ConfigError if the installed torch cannot shard a model that has scalars among its parameters."""
-    if "ignored_params" not in inspect.signature(fully_shard).parameters:
-        raise ConfigError(
-            f"trainer.strategy=fsdp: needs torch 2.7, torch {torch.__version__} is here; take trainer=ddp"
-        )
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from mwa_lightning.data.records import TrainBatch
 from mwa_lightning.data.scenes import write_scenes_nlvr2
 from mwa_lightning.tasks import losses
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training import strategies
 from mwa_lightning.training.callbacks import RunKeeper
 
 Train = Callable[..., int]
@@ -249,15 +247,3 @@ def test_train__what_cannot_be_sharded_is_refused(
     assert error.startswith(f"mwa-train: error: {line}"), error
     assert error.count("\n") == 1
     assert not (elsewhere / "run").exists()
-
-
-def test_train__torch_that_shards_no_scalars_is_refused(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def of_torch_2_6(module: Any, *, mesh: Any = None, reshard_after_forward: bool = True) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(strategies, "fully_shard", of_torch_2_6)
-    assert "ignored_params" not in inspect.signature(of_torch_2_6).parameters
-    assert train.main([*SHARDED, "run_dir=run"]) == 2
-    assert "trainer.strategy=fsdp: needs torch 2.7" in capsys.readouterr().err

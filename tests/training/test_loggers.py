@@ -31,6 +31,7 @@ from mwa_lightning.training.fit import fit
 from mwa_lightning.training.loggers import TableLogger, close, make_loggers
 from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.run_lock import LOCK
 from mwa_lightning.training.tensorboard_logger import LosableTensorBoardLogger
 
 MakeConfig = Callable[..., DictConfig]
@@ -232,7 +233,7 @@ def test_make_loggers__disabled_writes_nothing(make_config: MakeConfig, tmp_path
     loggers = make_loggers(make_config("logger=wandb", "logger.mode=disabled"), run)
     close(loggers)
     assert [type(logger) for logger in loggers] == [TableLogger]
-    assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
+    assert {path.name for path in run.path.iterdir()} == {"checkpoints", LOCK}
 
 
 def test_losable__a_logger_that_fails_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
