@@ -47,12 +47,11 @@ class GatedAdamW(torch.optim.AdamW):
 
     gate: Tensor | None = None
 
-    def _init_group(self, group: dict[str, Any], *filled: Any) -> bool:
+    def _init_group(self, group: dict[str, Any], *filled: list[Tensor]) -> bool:
         """As in torch, but of sharded tensors this process's parts: a step takes each number by itself."""
         is_complex: bool = super()._init_group(group, *filled)
         for tensors in filled:
-            if isinstance(tensors, list):  # older releases of torch have a flag among them
-                tensors[:] = map(own_part, tensors)
+            tensors[:] = map(own_part, tensors)
         return is_complex
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
