@@ -188,7 +188,7 @@ def test_train__failure_of_one_ends_all(
         assert error.startswith("mwa-train: error: ")
         assert error.count("\n") == 1
     assert not distributed.is_initialized()
-    assert not any(name.startswith("test/") for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
