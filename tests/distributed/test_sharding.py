@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -29,10 +27,10 @@ from mwa_lightning.training.guards import _not_finite_anywhere
 from mwa_lightning.training.optim import make_optimizer
 from mwa_lightning.training.setup import make_task
 from scripts.adapter_grid import CELLS, Cell, build, composed, refusal
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.timeout(1800)  # 27 combinations by three ways
 
-ROOT = Path(__file__).parents[2]
 
 # How the seven samples of the global batch fall to the processes: an uneven last batch, a process without any.
 SHARES = {2: [[4, 3], [0, 7]], 3: [[3, 3, 1]]}
@@ -259,16 +257,7 @@ def process(rank: int, processes: int, folder: Path) -> None:
 def in_processes(count: int, cells: list[Cell], folder: Path) -> list[Any]:
     """What each of some processes finds."""
     (folder / "cells.json").write_text(json.dumps(cells))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(count), str(folder)] for rank in range(count)]
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [each.communicate(timeout=1500)[1] for each in running]
-    finally:
-        for each in running:
-            each.kill()
-    assert [each.returncode for each in running] == [0] * count, errors
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+    return run_ranks(__file__, count, folder, seconds=1500)
 
 
 def check(cell: Cell, found: dict[str, Any]) -> None:

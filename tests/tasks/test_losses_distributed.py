@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,7 @@ from mwa_lightning.tasks.losses import (
     sigmoid_loss,
 )
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
-
-ROOT = Path(__file__).parents[2]
+from tests.ranks import run_ranks
 
 # How the seven pairs of the global batch fall to the processes: an uneven last batch, a process without any.
 SHARES = {2: [[4, 3], [0, 7]], 3: [[3, 3, 1], [4, 0, 3]]}
@@ -148,16 +145,7 @@ def process(rank: int, processes: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_pain_12__gradients_of_several_processes_are_those_of_one(processes: int, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = [[sys.executable, __file__, str(rank), str(processes), str(tmp_path)] for rank in range(processes)]
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [each.communicate(timeout=250)[1] for each in running]
-    finally:
-        for each in running:
-            each.kill()
-    assert [each.returncode for each in running] == [0] * processes, errors
-    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(processes)]
+    results = run_ranks(__file__, processes, tmp_path)
 
     for rows in zip(*(result["rows"] for result in results), strict=True):
         assert sum(row["loss"] for row in rows) / processes == pytest.approx(rows[0]["reference_loss"], rel=1e-6)

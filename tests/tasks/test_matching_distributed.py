@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +18,8 @@ from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_loss
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask
+from tests.ranks import run_ranks
 from tests.tasks.fusion_models import FAMILIES, make_batch, make_model
-
-ROOT = Path(__file__).parents[2]
 
 # Five pairs, one to four of the first process; the texts of a process are padded to its own longest.
 SHARES = [(2, 3), (0, 5), (4, 1)]
@@ -99,16 +96,7 @@ def process(rank: int, folder: Path) -> None:
 
 
 def test_matching_loss__of_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [each.communicate(timeout=250)[1] for each in running]
-    finally:
-        for each in running:
-            each.kill()
-    assert [each.returncode for each in running] == [0, 0], errors
-    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    results = run_ranks(__file__, 2, tmp_path)
 
     batch = make_batch(1, 2, 3, 4, 5)
     places = [(family, share) for family in FAMILIES for share in SHARES]
@@ -126,4 +114,4 @@ def test_matching_loss__of_two_processes_is_that_of_one(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), Path(sys.argv[2]))
+    process(int(sys.argv[1]), Path(sys.argv[3]))
