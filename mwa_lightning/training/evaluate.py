@@ -25,10 +25,11 @@ from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.processes import processes_of
 from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.run_directory import RunDirectory, choose
+from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import (
     check_device,
     check_trainer_keys,
+    directory_of_run,
     evaluate_model,
     make_data,
     make_task,
@@ -67,11 +68,11 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
             check_name(expected, statements=about_statements(config))
         check_device(config)
         check_trainer_keys(config)
-        path = processes.agree_on(choose(config, name=f"{config.name or 'run'}_evaluation"))
-        run = RunDirectory(path, writes=processes.first)
+        # Until no process of the evaluation is left.
+        name = f"{config.name or 'run'}_evaluation"
+        run = after_all.enter_context(directory_of_run(config, processes, name=name))
         if processes.first:
             _refuse_training_run(run)
-        after_all.enter_context(run.lock)  # until no process of the evaluation is left
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("test",))
         stop.check(processes)

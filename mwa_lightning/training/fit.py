@@ -41,10 +41,11 @@ from mwa_lightning.training.optim import make_optimizer, make_scheduler
 from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
-from mwa_lightning.training.run_directory import FINISHED, RunDirectory, choose
+from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.setup import (
     check_device,
     check_trainer_keys,
+    directory_of_run,
     evaluate_model,
     make_data,
     make_task,
@@ -79,9 +80,8 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         config = processes.agree_on_config()
         check_device(config)
         check_trainer_keys(config)
-        path = processes.agree_on(choose(config, name=config.name or "run", job=batch_job()))
-        run = RunDirectory(path, writes=processes.first)
-        after_all.enter_context(run.lock)  # until no process of the run is left
+        # Until no process of the run is left.
+        run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))
         with stopping(config, stop, processes, run):
             if processes.first and check_resume(config, run):
                 run.lock.take()

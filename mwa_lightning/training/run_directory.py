@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import shutil
@@ -206,23 +207,36 @@ class LogFile(logging.FileHandler):
             print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
 
 
-def choose(config: DictConfig, *, name: str, job: str | None = None, now: datetime | None = None) -> Path:
-    """The directory of `run_dir`, or by default `./logs/<task>/<name>/<job>`, without a job `.../<time>`.
+@contextmanager
+def new_directory(parent: Path, *, now: datetime | None = None) -> Iterator[Path]:
+    """A directory called after the time, which is nobody else's; removed at the end if nothing came into it.
 
-    So a job that SLURM starts again goes on in its directory. A time that is taken gets a number: two runs started in
-    one second do not meet.
+    It is made at once, as others may begin in the same second: a time that is taken gets a number.
+    Raises ConfigError if it cannot be made.
     """
-    if config.run_dir is not None:
-        return Path(config.run_dir)
-    parent = Path("logs") / str(config.task.name) / name
-    if job is not None:
-        return parent / job
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    path, number = parent / time, 1
-    while path.exists():
-        number += 1
-        path = parent / f"{time}_{number}"
-    return path
+    names = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = next(path for path in map(parent.joinpath, names) if _made(path))
+    except OSError as error:
+        raise ConfigError(f"{parent.absolute()}: cannot be made ({error.strerror}); give run_dir=") from error
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # of one that is not empty, which is how it should be
+            for directory in (path, *made):
+                directory.rmdir()
+
+
+def _made(path: Path) -> bool:
+    """Make a directory; False if it was there."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:

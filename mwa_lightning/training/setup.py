@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,7 +25,7 @@ from mwa_lightning.tasks.reasoning_heads import StatementShape
 from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
-from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.run_directory import RunDirectory, new_directory
 from mwa_lightning.training.strategies import FSDP, ShardedStrategy
 
 # Arguments of Lightning's Trainer that `make_trainer` gives.
@@ -41,6 +42,27 @@ SET_HERE = frozenset(
         "use_distributed_sampler",
     }
 )
+
+
+@contextmanager
+def directory_of_run(
+    config: DictConfig, processes: Processes, *, name: str, job: str | None = None
+) -> Iterator[RunDirectory]:
+    """The directory of `run_dir`, or by default `./logs/<task>/<name>/<job>`, without a job `.../<time>`.
+
+    So a job that SLURM starts again goes on in its directory. At the end its lock is let go, if it was taken.
+    """
+    with ExitStack() as stack:
+        path = Path("logs") / str(config.task.name) / name
+        if config.run_dir is not None:
+            path = Path(config.run_dir)
+        elif job is not None:
+            path /= job
+        elif processes.first:
+            path = stack.enter_context(new_directory(path))
+        run = RunDirectory(processes.agree_on(path), writes=processes.first)
+        stack.enter_context(run.lock)
+        yield run
 
 
 def make_data(

@@ -11,19 +11,33 @@ import pytest
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import ConfigError, StorageError
-from mwa_lightning.training.run_directory import RunDirectory, choose, write_atomically
+from mwa_lightning.training.run_directory import RunDirectory, new_directory, write_atomically
 
 MakeConfig = Callable[..., DictConfig]
 NOW = datetime(2026, 1, 31, 12, 0, 5)
 
 
-def test_choose__default_and_a_time_that_is_taken(make_config: MakeConfig, elsewhere: Path) -> None:
-    config = make_config("run_dir=null")
-    path = choose(config, name="scenes_mwa", now=NOW)
-    assert path == Path("logs/retrieval/scenes_mwa/2026-01-31_12-00-05")
-    assert not path.exists()
-    RunDirectory(path).create()
-    assert choose(config, name="scenes_mwa", now=NOW).name == "2026-01-31_12-00-05_2"
+def test_new_directory__a_time_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    with new_directory(tmp_path, now=NOW) as first, new_directory(tmp_path, now=NOW) as second:
+        assert (first.name, second.name) == ("2026-01-31_12-00-05", "2026-01-31_12-00-05_2")
+        (first / "config.yaml").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_new_directory__leaves_nothing_if_nothing_came_into_it(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with new_directory(tmp_path / "logs" / "retrieval" / "scenes_mwa") as path:
+        assert path.is_dir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "logs"]
+
+
+def test_new_directory__where_none_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    with (
+        pytest.raises(ConfigError, match=r"logs/retrieval: cannot be made \(Not a directory\); give run_dir="),
+        new_directory(tmp_path / "logs" / "retrieval"),
+    ):
+        pass
 
 
 def test_check__free_keys_may_differ(make_config: MakeConfig, tmp_path: Path) -> None:
