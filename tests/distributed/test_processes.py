@@ -113,7 +113,7 @@ class Toy(pl.LightningModule):
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_strategy__parameters_without_gradient(declared: bool) -> None:
+def test_pain_8__parameters_without_gradient_are_named(declared: bool) -> None:
     """Declared ones are not waited for; others are named, before DDP's reduction breaks down over them."""
     toy = Toy(declared=declared)
     before = toy.model["head"].weight.detach().clone()

@@ -299,7 +299,7 @@ def test_gradients__of_three_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_strategies__no_method_leaves_a_parameter_without_gradient(tmp_path: Path) -> None:
+def test_pain_8__no_method_leaves_a_parameter_without_gradient(tmp_path: Path) -> None:
     """Every method that there is, on a backbone without cross-attention and on one with it, by DDP and FSDP."""
     walked = [cell for cell in CELLS if cell.backbone in ("beit3_tiny", "blip_tiny") and refusal(cell) is None]
     cells = [cell._replace(method="mwa adapter.dropout=0") if cell.method == "mwa" else cell for cell in walked]
