@@ -99,11 +99,28 @@ def test_train__other_methods(method: str, train_two: Train, train_one: Train, t
 
 
 @pytest.mark.slow
-def test_pain_17__two_processes_evaluate_no_sample_twice(train_one: Train, tmp_path: Path) -> None:
+def test_train__two_processes_in_bfloat16(train_two: Train, train_one: Train, tmp_path: Path) -> None:
+    """As one process, but for the rounding; what trains stays float32, and so do its gradients on their way."""
+    runs = {name: tmp_path / name for name in ("two", "one", "whole")}
+    options = ("adapter.dropout=0", "adapter.scale=1")
+    assert train_two(*options, "trainer.precision=bf16-mixed", f"run_dir={runs['two']}") == 0
+    assert train_one(*options, "trainer.precision=bf16-mixed", f"run_dir={runs['one']}") == 0
+    assert train_one(*options, f"run_dir={runs['whole']}") == 0
+    two, one, whole = (losses(run) for run in runs.values())
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    assert two == pytest.approx(one, rel=4e-3)
+    assert two[0] != pytest.approx(whole[0], rel=1e-4)
+    assert {tensor.dtype for tensor in load_file(runs["two"] / "adapter.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_pain_17__several_processes_evaluate_no_sample_twice(processes: int, train_one: Train, tmp_path: Path) -> None:
+    """Nine images and 45 captions, of which two processes cannot have the same number."""
     run = tmp_path / "run"
     assert train_one(f"run_dir={run}", "save_predictions=true") == 0
-    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
-    assert evaluate.main([f"run={run}", *two, f"run_dir={tmp_path / 'again'}"]) == 0
+    several = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", "trainer.precision=32")
+    assert evaluate.main([f"run={run}", *several, f"run_dir={tmp_path / 'again'}"]) == 0
     assert figures(tmp_path / "again", "test/") == figures(run, "test/")
     ours, reference = (load_file(each / "predictions.safetensors") for each in (tmp_path / "again", run))
     for name, tensor in reference.items():
