@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     (path,) = sys.argv[1:] if argv is None else argv
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
+    rank = int(os.environ["LOCAL_RANK"])
+    threading.Thread(target=end_with, args=(os.getppid(), rank), daemon=True).start()
     try:
         with listening(config.training.requeue_signal) as signals:
             if "expect" in config:  # a key of evaluations only
@@ -38,8 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         return error.exit_code  # the first process was, too, and says so
     except Exception as error:
-        return report(error, rank=int(os.environ["LOCAL_RANK"]))
+        return report(error, rank=rank)
     return 0
+
+
+def end_with(first: int, rank: int) -> None:
+    """End this process with the first, should that be killed: on cards, where nobody tells, one waits for minutes."""
+    while os.getppid() == first:
+        time.sleep(_COURTESY / 4)  # before `report` has something to say of a lost connection
+    print(f"rank {rank}: error: the first process of the run was killed", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def report(error: Exception, *, rank: int) -> int:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.sampling import GlobalBatchSampler
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.training.callbacks import RunKeeper
+from tests.distributed.conftest import COMMON, TWO
 
 Train = Callable[..., int]
 
@@ -206,6 +208,27 @@ def test_train__failure_of_one_ends_all(
         assert error.count("\n") == 1
     assert not distributed.is_initialized()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_train__nobody_outlives_the_first_process(scenes: Path, tmp_path: Path) -> None:
+    """SIGKILL; the next start would find cards and files taken."""
+    run, output = tmp_path / "run", tmp_path / "output.txt"
+    words = [*TWO, *COMMON, f"data.root={scenes}", "training.zero_shot=false", "trainer.max_steps=1000"]
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "mwa_lightning.cli.train", *words, f"run_dir={run}"]
+        first = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    table = run / "metrics.csv"
+    while first.poll() is None and not (table.is_file() and "\n3," in table.read_text()):
+        time.sleep(0.05)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL, output.read_text()
+    end = time.monotonic() + 60
+    while left := subprocess.run(["pgrep", "--session", str(first.pid)], capture_output=True, check=False).stdout:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+    assert output.read_text().count("rank 1: ") == 1
+    assert output.read_text().endswith("rank 1: error: the first process of the run was killed\n")
 
 
 @pytest.mark.slow
