@@ -8,7 +8,6 @@ several processes each pair is scored where its image is.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +18,7 @@ from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.errors import TrainingError
 from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import Candidates, Ranking, best_candidates
+from mwa_lightning.report.progress import Clock
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.losses import several_processes
 from mwa_lightning.tasks.model import RetrievalModel
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PAIRS = 256  # an image is scored with so many texts at once
-SECONDS = 30.0  # between lines of progress
 
 
 class Question(NamedTuple):
@@ -185,18 +184,9 @@ def _gather(own: set[T]) -> set[T]:
 
 def _with_progress(images: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
     """The images one after the other; now and then a line with the time that is left."""
-    begin = due = time.perf_counter()
+    clock = Clock(len(images))
     for done, item in enumerate(images.items()):
-        now = time.perf_counter()
-        if now - due >= SECONDS:
-            due = now
-            left = (now - begin) / done * (len(images) - done)
-            log.info("re-ranking: image %d of %d, %s left", done, len(images), _duration(left))
+        if line := clock.line(done):
+            log.info("re-ranking: image %s", line)
         yield item
-    seconds = time.perf_counter() - begin
-    log.info("re-ranked the candidates of %d images in %s", len(images), _duration(seconds))
-
-
-def _duration(seconds: float) -> str:
-    """As minutes and seconds."""
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    log.info("re-ranked the candidates of %d images in %s", len(images), clock.elapsed())

@@ -1,16 +1,8 @@
-"""The lock of a run directory: while one process writes a run, no other does.
-
-A record lock (`fcntl.lockf`) on `.lock`, which the kernel lets go when its process ends, however it ends: nothing that
-a dead process leaves has to be found out and cleared away. Network file systems pass such locks on to their server,
-which lets go of those of a machine that has died. Unlike `flock`, forked processes that read data do not hold it too,
-and so cannot outlive the run with it.
-"""
+"""The lock of a run directory: while one process writes a run, no other does (see `file_locks`)."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.file_locks import Taken, lock, remove
 from mwa_lightning.whole_files import writing
 
 log = logging.getLogger(__name__)
@@ -29,7 +22,6 @@ LOCK = ".lock"
 # Seconds that a server of files may take to see that another machine has died: with NFS 4 it is 90, with Lustre 100.
 PATIENCE = 150.0
 _LOOK = 1.0
-_TAKEN = (errno.EACCES, errno.EAGAIN)
 _HOST = socket.gethostname()
 
 
@@ -51,8 +43,7 @@ class RunLock:
     ) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # of a disk that has gone
-                if _is_file_of(self.path, self._file):
-                    self.path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
+                remove(self.path, self._file)
             os.close(self._file)
             self._file = None
 
@@ -88,26 +79,13 @@ class RunLock:
 
     def _try(self) -> dict[str, Any] | None:
         """What is known of the process that holds the lock; None if now it is ours."""
-        while self._file is None:
-            with writing(self.path):
-                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        if self._file is None:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in _TAKEN:
-                    holder = _read(file)
-                    os.close(file)
-                    return holder
-                log.warning(
-                    "%s: this file system has no locks (%s): start no second process with this run_dir while one runs",
-                    self.path.parent,
-                    error.strerror,
-                )
-            if _is_file_of(self.path, file):
-                self._file = file
-                _write(file)
-            else:
-                os.close(file)  # its holder has removed it since
+                with writing(self.path):
+                    self._file = lock(self.path)
+            except Taken as taken:
+                return _known(taken.content)
+            _write(self._file)
         return None
 
 
@@ -124,20 +102,12 @@ def _write(file: int) -> None:
         os.pwrite(file, json.dumps(about).encode(), 0)
 
 
-def _read(file: int) -> dict[str, Any]:
+def _known(content: bytes) -> dict[str, Any]:
     """What the holder has left word of; empty if it has not yet."""
-    with contextlib.suppress(OSError, ValueError):
-        about = json.loads(os.pread(file, 4096, 0))
+    with contextlib.suppress(ValueError):
+        about = json.loads(content)
         return about if isinstance(about, dict) else {}
     return {}
-
-
-def _is_file_of(path: Path, file: int) -> bool:
-    """Whether the name still leads to the file that was opened by it."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _earlier_life(holder: dict[str, Any]) -> bool:

@@ -138,7 +138,7 @@ def test_rank__tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, capl
     model, reranker = make_trained(0), Reranker(k=3, add_cosine=True)
     embedded, *_ = encode(model, reranker)
     clock = iter(range(0, 1000, 20))  # 20 s an image
-    monkeypatch.setattr("mwa_lightning.tasks.reranking.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("mwa_lightning.report.progress.time.perf_counter", lambda: float(next(clock)))
     with caplog.at_level("INFO"):
         reranker.rank(embedded, model)
     lines = [record.getMessage() for record in caplog.records]

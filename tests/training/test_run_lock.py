@@ -168,6 +168,6 @@ def test_take__a_file_system_without_locks_is_warned_of(
     with RunLock(tmp_path) as lock:
         lock.take()
     assert caplog.messages == [
-        f"{tmp_path}: this file system has no locks (No locks available): start no second process with this run_dir "
-        "while one runs"
+        f"{tmp_path}: this file system has no locks (No locks available): start no second process that writes "
+        "there while one runs"
     ]
