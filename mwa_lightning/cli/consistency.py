@@ -66,17 +66,22 @@ def check_task(config: DictConfig) -> None:
 
 def check_data(config: DictConfig) -> None:
     """Check that the data set can be there; what is in it is looked at by those who read it."""
+    from mwa_lightning.data.storage import readable
+
     data = config.data
-    if data.shards is not None:
-        if not Path(data.shards).is_dir():
-            raise DataError(f"data.shards={data.shards}: there is no such folder; mwa-prepare shards=DIR makes it")
-        return
-    if data.layout in BUILT_IN:
-        return
-    if data.root is None:
-        raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set, or data.shards=DIR")
-    if not Path(data.root).exists():
-        raise DataError(f"data.root={data.root}: there is no such folder")
+    with readable():
+        if data.shards is not None:
+            if not Path(data.shards).is_dir():
+                raise DataError(f"data.shards={data.shards}: there is no such folder; mwa-prepare shards=DIR makes it")
+            return
+        if data.root is not None and Path(data.root, "index.safetensors").is_file():
+            raise DataError(f"data.root={data.root} holds shards of a data set: give that folder as data.shards")
+        if data.layout in BUILT_IN:
+            return
+        if data.root is None:
+            raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set, or data.shards=DIR")
+        if not Path(data.root).exists():
+            raise DataError(f"data.root={data.root}: there is no such folder")
 
 
 def check_training(config: DictConfig) -> None:

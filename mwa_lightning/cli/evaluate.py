@@ -88,6 +88,8 @@ def _of_run(request: Request) -> DictConfig:
     for key, value in saved.items():
         if key in config and key not in request.choices and key != "run_dir":
             config[key] = _with_newer_keys(config[key], value)
+    if request.values.get("data.root") is not None:
+        config.data.shards = None  # those of the run would take its place
     if "adapter" in request.choices:
         return config
     weights = directory / "adapter.safetensors"

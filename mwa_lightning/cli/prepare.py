@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
-from mwa_lightning.errors import ConfigError, DataError
+from mwa_lightning.errors import ConfigError, DataError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,6 +56,16 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 
 def _execute(config: DictConfig) -> None:
+    from mwa_lightning.training.signals import Breaking, listening
+
+    try:
+        with listening("USR1", Breaking()):
+            _prepare(config)
+    except Stopped as signal:
+        raise Stopped(f"stopped by {signal}; start the same command again, it begins anew") from signal
+
+
+def _prepare(config: DictConfig) -> None:
     from mwa_lightning.cli.consistency import BUILT_IN, check_data
 
     check_data(config)
@@ -102,6 +112,7 @@ def _write_shards(config: DictConfig) -> None:
     """Turn the data set into shards, and print what these are."""
     from mwa_lightning.data.shard_writing import write_shards
     from mwa_lightning.data.sources import find_source
+    from mwa_lightning.report.progress import progress
 
     data = config.data
     source = find_source(
@@ -112,7 +123,8 @@ def _write_shards(config: DictConfig) -> None:
         classes=data.get("classes"),
         shards=data.shards,
     )
-    written = write_shards(source, Path(config.shards), shard_bytes=int(config.shard_size_mb * 1_000_000))
+    shard_bytes = int(config.shard_size_mb * 1_000_000)
+    written = write_shards(source, Path(config.shards), shard_bytes=shard_bytes, follow=progress)
     twins = written.paths - written.images
     print(
         f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "

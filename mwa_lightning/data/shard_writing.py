@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -10,14 +9,15 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from mwa_lightning import file_locks
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, Strings
 from mwa_lightning.data.shards import (
@@ -60,7 +60,19 @@ class _Image(NamedTuple):
     about: dict[str, Any]
 
 
-def write_shards(source: Source, folder: Path, *, shard_bytes: int) -> Written:
+class Follow(Protocol):
+    """Shows how far a work is: what the context gives is called after each of its parts."""
+
+    def __call__(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """Begin a work of so many parts."""
+
+
+@contextmanager
+def _unseen(what: str, total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Follow = _unseen) -> Written:
     """Write a data set as shards into a folder, unless it holds those already.
 
     Images with the same bytes are stored once. What an earlier call left behind when it was killed is cleared
@@ -70,37 +82,50 @@ def write_shards(source: Source, folder: Path, *, shard_bytes: int) -> Written:
         source: The data set; every image that its annotations name has to be there, whether it decodes or not.
         folder: Where to; new or empty.
         shard_bytes: Size of a shard, which a single larger image exceeds.
+        follow: Is shown how far it is.
 
     Raises:
-        DataError: The annotations are damaged, images are missing, or the folder holds something else or
-            cannot be written.
+        DataError: The annotations are damaged, images are missing, the folder holds something else or cannot be
+            written, or another process is writing it.
     """
     splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
     images = list(_images(splits.values()))
-    if folder.is_dir() and any(folder.iterdir()):
-        return _already_there(source, folder, shard_bytes=shard_bytes)
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"shards={folder} is a file: give a new folder")
-    partial = folder.with_name(f".{folder.name}.writing")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        _require_all(images, source.store, pool)
-        try:
-            with _locked(partial):
-                index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes)
-                (partial / INDEX).write_bytes(index.packed())
-                _copy_annotations(source, partial / ANNOTATIONS)
-                _write_sums(partial)
-                (partial / _LOCK).unlink()
-                if folder.exists():
-                    folder.rmdir()
-                partial.rename(folder)
-                flush_names(folder.parent)
-        except OSError as error:
-            raise DataError(
-                f"shards={folder} cannot be written ({error.strerror or error}): make room or choose another folder, "
-                "and start again"
-            ) from error
+    with ThreadPoolExecutor(_THREADS) as pool, _writing(folder):
+        folder = Path(os.path.realpath(folder))  # the end of a link, which stays
+        if not _is_free(folder):
+            return _already_there(images, source, folder, pool, shard_bytes=shard_bytes)
+        with _appearing(folder) as partial:
+            _require_all(images, source.store, pool)
+            index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes, follow=follow)
+            _write_file(partial / INDEX, index.packed())
+            _copy_annotations(source, partial / ANNOTATIONS)
+            _write_sums(partial, follow=follow)
     return _written(folder, index, new=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what the disk says into a DataError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"shards={folder} cannot be written ({error.strerror or error}): make room or choose another folder, "
+            "and start again"
+        ) from error
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether there is no folder, or an empty one; DataError where there cannot be one of ours."""
+    if not os.path.lexists(folder):
+        return True
+    if not folder.is_dir():
+        raise DataError(f"shards={folder} is a file: give a new folder")
+    if any(folder.iterdir()):
+        return False
+    if folder.is_mount() or folder == Path.cwd():  # it is made under another name, and replaces an empty one
+        raise DataError(f"shards={folder} is a mount or the current folder: give a new folder in it")
+    return True
 
 
 def _images(splits: Iterable[RetrievalSplit | StatementSplit]) -> Iterator[_Image]:
@@ -137,36 +162,73 @@ def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPool
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """An empty folder for one process to write into; unless it is renamed, it goes at the end."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / _LOCK).open("ab") as lock:
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name of another once all is there; one process at a time has it.
+
+    What it holds is on the disk before it gets that name, and is cleared away if it does not.
+    """
+    place = folder.with_name(f".{folder.name}.writing")
+    lock_file = _lock(place)
+    try:
+        _clear(place)
+        if not _is_free(folder):
+            raise DataError(f"shards={folder} has just been written by another process")
+        yield place
+        for directory in (place / ANNOTATIONS, place):
+            flush_names(directory)
+        if folder.exists():
+            folder.rmdir()
+        place = place.rename(folder)
+        flush_names(folder.parent)
+    finally:
+        with suppress(OSError):
+            if place != folder:
+                _clear(place)
+            file_locks.remove(place / _LOCK, lock_file)
+            if place != folder:
+                place.rmdir()
+        os.close(lock_file)
+
+
+def _lock(folder: Path) -> int:
+    """Make a folder for this process alone; DataError if it is another's."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{partial} is being written by another process: wait for it") from None
-        try:
-            for path in partial.iterdir():
-                if path.name != _LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            yield
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            return file_locks.lock(folder / _LOCK)
+        except FileNotFoundError:  # its holder has just ended
+            continue
+        except file_locks.Taken:
+            raise DataError(f"{folder} is being written by another process: wait for it") from None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in a folder that is locked."""
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write_pictures(
-    images: Sequence[_Image], source: Source, folder: Path, pool: ThreadPoolExecutor, *, shard_bytes: int
+    images: Sequence[_Image],
+    source: Source,
+    folder: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    shard_bytes: int,
+    follow: Follow,
 ) -> Index:
     member_of: dict[bytes, int] = {}
     members: dict[str, int] = {}
     places: list[tuple[int, int, int, int]] = []
-    with _Tars(folder, shard_bytes=shard_bytes) as tars:
+    with _Tars(folder, shard_bytes=shard_bytes) as tars, follow("shards: image", len(images)) as advance:
         for image, content in _contents(images, source.store, pool):
             digest = hashlib.sha256(content).digest()
             member = members[image.name] = member_of.setdefault(digest, len(member_of))
             if member == len(places):
                 shard, offset = tars.add(member_key(member), image, content)
                 places.append((shard, offset, len(content), zlib.crc32(content)))
+            advance()
     columns = np.array(places, dtype=np.int64).T.copy()
     paths = sorted(members)
     return Index(
@@ -217,8 +279,12 @@ class _Tars:
     def __enter__(self) -> _Tars:
         return self
 
-    def __exit__(self, *unused: object) -> None:
-        self._close()
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
+        if kind is None:
+            self._close()
+        elif self._file is not None:
+            with suppress(OSError):  # of a full disk: there is an error already
+                self._file.close()
 
     def add(self, key: str, image: _Image, content: bytes) -> tuple[int, int]:
         """Write an image and its JSON; the number of the shard, and the image's first byte in it."""
@@ -269,30 +335,52 @@ def _annotation_files(source: Source) -> dict[str, Path]:
 def _copy_annotations(source: Source, folder: Path) -> None:
     for name, file in _annotation_files(source).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / name)
+        _write_file(folder / name, file.read_bytes())
 
 
-def _write_sums(folder: Path) -> None:
+def _write_sums(folder: Path, *, follow: Follow) -> None:
     """List all files with their SHA-256, as `sha256sum` does."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names if name != _LOCK]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    names.remove(_LOCK)
+    lines = []
+    with follow("checksums: file", len(names)) as advance:
+        for name in names:
+            lines.append(f"{file_sha256(folder / name)}  {name}\n")
+            advance()
+    _write_file(folder / SUMS, "".join(lines).encode("utf-8"))
 
 
-def _already_there(source: Source, folder: Path, *, shard_bytes: int) -> Written:
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _already_there(
+    images: Sequence[_Image], source: Source, folder: Path, pool: ThreadPoolExecutor, *, shard_bytes: int
+) -> Written:
     """What a folder holds that need not be written; DataError if it is not what would be."""
     if INDEX not in read_sums(folder):
         raise DataError(f"shards={folder} holds other files than shards: give a new folder")
-    shards = open_shards(folder)
+    anew = f"to make them again, remove {folder} first"
+    try:
+        shards = open_shards(folder)
+        for problem in shards.damage(thorough=False):
+            raise DataError(problem)
+    except DataError as error:
+        raise DataError(f"{error}; {anew}") from error
     annotations = {f"{ANNOTATIONS}/{name}": file_sha256(file) for name, file in _annotation_files(source).items()}
-    held = {name: value for name, value in shards.sums.items() if name.startswith(f"{ANNOTATIONS}/")}
+    held = {name: shards.sums[name] for name in shards.annotations}
     if (shards.index.layout, shards.index.shard_bytes, held) != (source.layout, shard_bytes, annotations):
         raise DataError(
             f"shards={folder} holds shards of another data set, of other annotations or of another size: remove it, or "
             "give a new folder"
         )
-    for problem in shards.damage(thorough=False):
-        raise DataError(problem)
+    sizes = pool.map(source.store.size, (image.path for image in images))
+    for image, size in zip(images, sizes, strict=True):
+        if size not in (None, shards.size(image.name)):  # pictures may have gone since
+            raise DataError(f"shards={folder} holds another {image.name} than {image.path} is now: {anew}")
     return _written(folder, shards.index, new=False)
 
 

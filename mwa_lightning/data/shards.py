@@ -20,7 +20,7 @@ import json
 import os
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -174,9 +174,15 @@ class Shards(PictureStore):
         return (self.root / INDEX, self.root / SUMS)
 
     @property
-    def annotations(self) -> list[Path]:
-        """The files of annotations."""
-        return [self.root / name for name in self.sums if PurePath(name).parts[0] == ANNOTATIONS]
+    def annotations(self) -> list[str]:
+        """The files of annotations, by their names from `root` on."""
+        return [name for name in self.sums if name.startswith(f"{ANNOTATIONS}/")]
+
+    def require_sums(self, names: Iterable[str]) -> None:
+        """Raise DataError unless there is a checksum of each file, by its name from `root` on."""
+        for name in names:
+            if name not in self.sums:
+                raise DataError(f"{self.root / SUMS} has no checksum of {name}, which it should: {_AGAIN}")
 
     def open(self, path: str) -> BinaryIO:
         """The bytes of a picture.
@@ -264,8 +270,10 @@ def open_shards(folder: Path) -> Shards:
             "give the folder that mwa-prepare shards=DIR made"
         )
     shards = Shards(folder, _read_index(folder / INDEX, sums[INDEX]), sums)
-    for file in shards.annotations:
-        if problem := _sum_problem(file, sums[str(file.relative_to(folder))]):
+    shards.require_sums(map(shard_name, range(len(shards.index.shard_sizes))))
+    shards.require_sums(shards.annotations or [ANNOTATIONS])
+    for name in shards.annotations:
+        if problem := _sum_problem(folder / name, sums[name]):
             raise DataError(problem)
     return shards
 

@@ -15,7 +15,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.shards import ANNOTATIONS, open_shards
 from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.storage import Storage
+from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
 from mwa_lightning.errors import ConfigError, DataError
 
@@ -76,8 +76,13 @@ class Source:
         return LAYOUTS[self.layout].official
 
     def read(self, problems: Problems) -> Splits:
-        """The splits of the data set; what is wrong with the annotations goes to `problems`."""
-        return LAYOUTS[self.layout].read(self, problems)
+        """The splits of the data set; what is wrong with the annotations goes to `problems`.
+
+        Raises:
+            DataError: This is a run and something is wrong, or a file cannot be read at all.
+        """
+        with readable(self.annotations):
+            return LAYOUTS[self.layout].read(self, problems)
 
     def files(self) -> list[Path]:
         """The files of annotations that are there, in the order of the splits, then those of subsets."""
@@ -100,6 +105,7 @@ class Source:
         )
 
 
+@readable()
 def find_source(
     *,
     layout: str,
@@ -121,8 +127,8 @@ def find_source(
 
     Raises:
         ConfigError: The layout is unknown or not that of the shards, no root is given, or a class is named twice.
-        DataError: The root, the annotations, the folder of images or the shards do not exist, or the shards
-            are damaged.
+        DataError: The root, the annotations, the folder of images or the shards do not exist or cannot be
+            read, or the shards are damaged.
     """
     form = layout_named(layout)
     if shards is not None:
@@ -154,8 +160,10 @@ def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int]
         raise ConfigError(
             f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
         )
-    annotations = folder / ANNOTATIONS if LAYOUTS[layout].split_files is not None else store.annotations[0]
-    return Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes))
+    annotations = folder / (ANNOTATIONS if LAYOUTS[layout].split_files is not None else store.annotations[0])
+    source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes))
+    store.require_sums(file.relative_to(folder).as_posix() for file in source.files())
+    return source
 
 
 def class_names(classes: Sequence[str | int] | None) -> tuple[str, ...] | None:

@@ -1,11 +1,23 @@
-"""Whether the disk that a data set lies on is still there."""
+"""Whether the disk that a data set lies on can be read, and is still there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from mwa_lightning.errors import DataError
+
+
+@contextmanager
+def readable(what: object = "the data set") -> Iterator[None]:
+    """Turns what the disk says into a DataError that names the file, or `what` is read where the disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or what} cannot be read ({error.strerror}): mend that") from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -301,26 +300,29 @@ def test_write__full_disk(made: Callable[..., Source], tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-KILLED = """
+# Writes shards, and at the sixth picture does what it is told.
+WRITE = """
 import os, signal, sys
 from pathlib import Path
 from mwa_lightning.data import shard_writing
 from mwa_lightning.data.sources import find_source
+root, folder, at_sixth = sys.argv[1:]
 add, count = shard_writing._Tars.add, iter(range(100))
-def add_or_die(*arguments):
+def add_and(*arguments):
     if next(count) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+        exec(at_sixth)
     return add(*arguments)
-shard_writing._Tars.add = add_or_die
-source = find_source(layout="karpathy", root=sys.argv[1])
-shard_writing.write_shards(source, Path(sys.argv[2]), shard_bytes=4000)
+shard_writing._Tars.add = add_and
+shard_writing.write_shards(find_source(layout="karpathy", root=root), Path(folder), shard_bytes=4000)
 """
+DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+WAIT = "print('here', flush=True); sys.stdin.read()"
 
 
 def test_write__killed(write_karpathy: Write, tmp_path: Path) -> None:
     """Nothing is left that looks complete, and the next call clears it away."""
     root, folder = write_karpathy(), tmp_path / "shards"
-    assert subprocess.run([sys.executable, "-c", KILLED, root, folder], check=False).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", WRITE, root, folder, DIE], check=False).returncode == -signal.SIGKILL
     partial = tmp_path / ".shards.writing"
     assert not folder.exists()
     assert (partial / "shard-00000.tar").is_file()
@@ -332,27 +334,50 @@ def test_write__killed(write_karpathy: Write, tmp_path: Path) -> None:
     assert sorted(_files(folder)) == ["annotations/dataset.json", INDEX, SUMS, "shard-00000.tar"]
 
 
-def test_write__two_at_once(made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, folder = made("karpathy"), tmp_path / "shards"
-    arrived, go_on = threading.Event(), threading.Event()
-    contents = shard_writing._contents
-
-    def waiting(*arguments: Any) -> Any:
-        arrived.set()
-        assert go_on.wait(60)
-        return contents(*arguments)
-
-    monkeypatch.setattr(shard_writing, "_contents", waiting)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(write_shards, source, folder, shard_bytes=SMALL)
-        assert arrived.wait(60)
-        try:
-            with pytest.raises(DataError, match=r"is being written by another process: wait for it"):
-                write_shards(source, folder, shard_bytes=SMALL)
-        finally:
-            go_on.set()
-        assert first.result(60).new
+def test_write__two_at_once(write_karpathy: Write, tmp_path: Path) -> None:
+    root, folder = write_karpathy(), tmp_path / "shards"
+    command = [sys.executable, "-c", WRITE, root, folder, WAIT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "here\n"
+        with pytest.raises(DataError, match=r"/.shards.writing is being written by another process: wait for it"):
+            write_shards(find_source(layout="karpathy", root=root), folder, shard_bytes=4000)
+        assert not folder.exists()
+        first.communicate("go on", timeout=60)
+    assert first.returncode == 0
+    assert [path.name for path in tmp_path.iterdir() if "shards" in path.name] == ["shards"]
     assert list(open_shards(folder).damage(thorough=True)) == []
+    assert not write_shards(find_source(layout="karpathy", root=root), folder, shard_bytes=4000).new
+
+
+# Makes one folder of shards after the other; waits where another process is at it.
+IN_TURN = """
+import sys
+from pathlib import Path
+from mwa_lightning.data.shard_writing import write_shards
+from mwa_lightning.data.sources import find_source
+from mwa_lightning.errors import DataError
+source, number = find_source(layout="karpathy", root=sys.argv[1]), 0
+while number < 10:
+    try:
+        print(number if write_shards(source, Path(sys.argv[2], str(number)), shard_bytes=4000).new else "", flush=True)
+        number += 1
+    except DataError as error:
+        assert "by another process" in str(error), error
+"""
+
+
+def test_write__three_that_want_the_same_folders(write_karpathy: Write, tmp_path: Path) -> None:
+    """One of them makes each, and none takes anything from another."""
+    root, place = write_karpathy(), tmp_path / "place"
+    command = [sys.executable, "-c", IN_TURN, root, place]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    made = " ".join(process.communicate(timeout=250)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sorted(map(int, made.split())) == list(range(10))
+    folders = list(place.iterdir())
+    assert len(folders) == 10
+    assert all(_files(folder) == _files(folders[0]) for folder in folders)
 
 
 @pytest.fixture(scope="module")
