@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
 from mwa_lightning.cli import train as command
 from tests.faults.fork_server import Server
+from tests.leftovers import Left, left_by
 
 Train = Callable[..., int]
 Happen = Callable[..., Any]
@@ -27,28 +28,6 @@ OPTIONS = (
     "training.checkpoint_every_n_steps=2",
     "callbacks.progress_bar=false",
 )
-
-
-class Left(NamedTuple):
-    """The bytes of the best epoch, the figures, the table's rows, and the bytes of the last epoch; but no times."""
-
-    adapter: bytes
-    figures: dict[str, float]
-    rows: list[dict[str, str]]
-    last: dict[str, bytes]
-
-
-def left_by(run: Path) -> Left:
-    """What a run is compared by."""
-    figures = json.loads((run / "metrics.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if not row["name"].startswith("time/")]
-    kept = {name: value for name, value in figures.items() if not name.startswith("time/")}
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    last = {name: tensor.numpy().tobytes() for name, tensor in state["state_dict"].items()}
-    for key, moments in state["optimizer_states"][0]["state"].items():
-        last |= {f"{key}.{name}": tensor.numpy().tobytes() for name, tensor in moments.items()}
-    return Left((run / "adapter.safetensors").read_bytes(), kept, rows, last)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -78,6 +57,60 @@ def whole(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     run = tmp_path_factory.mktemp("whole") / "run"
     assert command.main([*tiny_command, f"run_dir={run}"]) == 0
     return run
+
+
+class Disturbed:
+    """A run that something happens to: how it fails, and that it then goes on to the end of one left alone.
+
+    Args:
+        run: Its directory.
+        train: `mwa-train`.
+        whole: The directory of a run that nothing happened to.
+        capsys: What is said on the terminal.
+    """
+
+    def __init__(self, *, run: Path, train: Train, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.run, self._train, self._whole, self._capsys = run, train, whole, capsys
+
+    def fails(self, *options: str) -> str:
+        """Start it; the one line of the mistake that it ends with."""
+        assert self._train(*options, f"run_dir={self.run}") == 2
+        (line,) = self._capsys.readouterr().err.splitlines()
+        return line
+
+    def ends(self, *options: str) -> None:
+        """Start it; it ends with the bytes and figures of the other."""
+        assert self._train(*options, f"run_dir={self.run}") == 0
+        assert left_by(self.run) == left_by(self._whole)
+
+    @property
+    def saved_step(self) -> int:
+        """The step of its last checkpoint."""
+        state = torch.load(self.run / "checkpoints" / "last.ckpt", weights_only=True)
+        return int(state["global_step"])
+
+    @property
+    def log(self) -> str:
+        """What all starts have logged."""
+        return (self.run / "train.log").read_text()
+
+
+@pytest.fixture
+def disturbed(train: Train, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Disturbed:
+    """A run for something to happen to."""
+    return Disturbed(run=tmp_path / "run", train=train, whole=whole, capsys=capsys)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty disk of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture
@@ -113,7 +146,7 @@ def happening(line: str, what: Callable[[], Any]) -> Iterator[None]:
 
 
 @pytest.fixture(name="left_by")
-def _left_by() -> Callable[[Path], Any]:
+def _left_by() -> Callable[[Path], Left]:
     return left_by
 
 

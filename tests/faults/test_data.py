@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -21,70 +21,33 @@ from torch import Tensor
 from mwa_lightning.data import shards
 from mwa_lightning.data.shard_writing import write_shards
 from mwa_lightning.data.sources import find_source
+from mwa_lightning.errors import DataError
 from mwa_lightning.tasks.retrieval import RetrievalTask
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Disturbed
 
 Train = Callable[..., int]
 Happen = Callable[..., Any]
 AGAIN = "start the same command with this run_dir again, which goes on from its last checkpoint"
 
 
-def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
 @pytest.mark.parametrize("options", [(), ("data.num_workers=1", "data.max_bad_images=5")])
 def test_lost_data__ends_at_once_and_goes_on_when_it_is_back(
-    options: tuple[str, ...],
-    data_root: Path,
-    tmp_path: Path,
-    whole: Path,
-    tiny_command: list[str],
-    train: Train,
-    happening: Happen,
-    left_by: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...], data_root: Path, tmp_path: Path, disturbed: Disturbed, happening: Happen
 ) -> None:
     """Pictures may be bad, but none is replaced because all are gone: the run would be another one."""
-    root, run = tmp_path / "pictures", tmp_path / "run"
+    root = tmp_path / "pictures"
     shutil.copytree(data_root, root)
-    options = (*options, f"data.root={root}", f"run_dir={run}")
+    options = (*options, f"data.root={root}")
     with happening("epoch 2: training", lambda: root.rename(tmp_path / "elsewhere")):
-        assert train(*options) == 2
-    line = only_line(capsys)
+        line = disturbed.fails(*options)
     assert f"the data at {root / 'dataset.json'} has gone while it was used (No such file or directory)" in line
     assert AGAIN in line
-    assert "replaced" not in (run / "train.log").read_text()
+    assert "replaced" not in disturbed.log
     (tmp_path / "elsewhere").rename(root)
-    if len(options) == 2:
-        assert train(*options) == 0
-        assert left_by(run) == left_by(whole)
-
-
-def test_lost_data__a_mount_that_leaves_an_empty_folder(
-    data_root: Path,
-    tmp_path: Path,
-    whole: Path,
-    train: Train,
-    happening: Happen,
-    left_by: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    root, run = tmp_path / "mounted", tmp_path / "run"
-    root.mkdir()
-    mount = ["mount", "--bind", str(data_root), str(root)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting needs root")
-    unmount = ["umount", "--lazy", str(root)]
-    with happening("epoch 1: validation", lambda: subprocess.run(unmount, check=True)):
-        assert train(f"data.root={root}", f"run_dir={run}") == 2
-    assert f"the data at {root / 'dataset.json'} has gone" in only_line(capsys)
-    subprocess.run(mount, check=True)
-    try:
-        assert train(f"data.root={root}", f"run_dir={run}") == 0
-    finally:
-        subprocess.run(unmount, check=True)
-    assert left_by(run) == left_by(whole)
+    if len(options) == 1:
+        disturbed.ends(*options)
 
 
 @pytest.fixture
@@ -95,71 +58,87 @@ def in_shards(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "shards"
 
 
-def test_lost_shards__as_with_files(
-    in_shards: Path, tmp_path: Path, train: Train, happening: Happen, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("key", ["data.root", "data.shards"])
+def test_lost_data__a_mount_that_leaves_an_empty_folder(
+    key: str, data_root: Path, in_shards: Path, tmp_path: Path, disturbed: Disturbed, happening: Happen
 ) -> None:
-    run = tmp_path / "run"
-    options = ("data.num_workers=1", "data.max_bad_images=5", f"data.shards={in_shards}", f"run_dir={run}")
+    root = tmp_path / "mounted"
+    root.mkdir()
+    mount = ["mount", "--bind", str(data_root if key == "data.root" else in_shards), str(root)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting needs root")
+    unmount = ["umount", "--lazy", str(root)]
+    options = (f"{key}={root}", "data.max_bad_images=5")
+    with happening("epoch 1: validation", lambda: subprocess.run(unmount, check=True)):
+        line = disturbed.fails(*options)
+    annotations = root / "dataset.json" if key == "data.root" else root / "annotations" / "dataset.json"
+    assert f"the data at {annotations} has gone while it was used" in line
+    assert AGAIN in line
+    assert "replaced" not in disturbed.log
+    subprocess.run(mount, check=True)
+    try:
+        disturbed.ends(*options)
+    finally:
+        subprocess.run(unmount, check=True)
+
+
+def test_lost_shards__as_with_files(in_shards: Path, tmp_path: Path, disturbed: Disturbed, happening: Happen) -> None:
+    options = ("data.num_workers=1", "data.max_bad_images=5", f"data.shards={in_shards}")
     with happening("epoch 2: training", lambda: in_shards.rename(tmp_path / "elsewhere")):
-        assert train(*options) == 2
-    line = only_line(capsys)
+        line = disturbed.fails(*options)
     assert f"the data at {in_shards / 'annotations' / 'dataset.json'} has gone while it was used" in line
     assert AGAIN in line
-    assert "replaced" not in (run / "train.log").read_text()
+    assert "replaced" not in disturbed.log
 
 
-def test_damaged_shards__in_mid_epoch(
-    in_shards: Path,
-    tmp_path: Path,
-    whole: Path,
-    train: Train,
-    happening: Happen,
-    left_by: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("first", ["files", "shards"])
+def test_shards__a_run_changes_to_or_from_them_in_mid_epoch(
+    first: str, data_root: Path, in_shards: Path, disturbed: Disturbed, happening: Happen
 ) -> None:
+    """It stops where one of them has gone, and goes on with the other."""
+    keys = {"files": f"data.root={data_root}", "shards": f"data.shards={in_shards}"}
+
+    def end() -> None:
+        raise DataError("the end")
+
+    with happening("wrote last.ckpt", end):
+        assert disturbed.fails(keys.pop(first)).endswith("the end")
+    assert disturbed.saved_step == 2  # of three an epoch
+    (other,) = keys.values()
+    disturbed.ends(other)
+
+
+def test_damaged_shards__in_mid_epoch(in_shards: Path, disturbed: Disturbed, happening: Happen) -> None:
     """One is named, and once all are whole again the run goes on to the bytes of one that read files all along."""
-    run = tmp_path / "run"
     contents = {shard: shard.read_bytes() for shard in in_shards.glob("*.tar")}
 
     def damage() -> None:
         for shard, content in contents.items():
             shard.write_bytes(bytes(len(content)))
 
-    options = (f"data.shards={in_shards}", f"run_dir={run}", "data.max_bad_images=5")
+    options = (f"data.shards={in_shards}", "data.max_bad_images=5")
     with happening("wrote last.ckpt", damage):
-        assert train(*options) == 2
-    assert re.search(rf"mwa-train: error: {in_shards}/shard-0000\d.tar is damaged at 0000000\d\d", only_line(capsys))
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2  # of three an epoch
+        line = disturbed.fails(*options)
+    assert re.search(rf"mwa-train: error: {in_shards}/shard-0000\d.tar is damaged at 0000000\d\d", line)
+    assert disturbed.saved_step == 2
     for shard, content in contents.items():
         shard.write_bytes(content)
-    assert train(*options) == 0
-    assert "replaced" not in (run / "train.log").read_text()
-    assert left_by(run) == left_by(whole)
+    disturbed.ends(*options)
+    assert "replaced" not in disturbed.log
 
 
-def test_dead_worker__one_line_and_the_run_goes_on(
-    tmp_path: Path,
-    whole: Path,
-    train: Train,
-    happening: Happen,
-    left_by: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = tmp_path / "run"
-
+def test_dead_worker__one_line_and_the_run_goes_on(disturbed: Disturbed, happening: Happen) -> None:
     def kill_one() -> None:
         worker = multiprocessing.active_children()[0]
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
 
     with happening("epoch 2: training", kill_one):
-        assert train("data.num_workers=1", f"run_dir={run}") == 2
-    line = only_line(capsys)
+        line = disturbed.fails("data.num_workers=1")
     # Torch does not always learn how it ended.
     assert re.search(r"error: a process that reads data (was ended by a signal \(Killed\)|ended unexpectedly), ", line)
     assert "a training run goes on from its last checkpoint" in line
-    assert train("data.num_workers=0", f"run_dir={run}") == 0
-    assert left_by(run) == left_by(whole)
+    disturbed.ends("data.num_workers=0")
 
 
 def spoil(root: Path, to: Path) -> str:
@@ -198,15 +177,10 @@ def test_bad_picture__before_the_first_checkpoint_nothing_is_left(
 
 
 def test_bad_picture__an_earlier_start_keeps_its_directory(
-    data_root: Path,
-    tmp_path: Path,
-    whole: Path,
-    train: Train,
-    happening: Happen,
-    left_by: Callable[..., Any],
+    data_root: Path, tmp_path: Path, train: Train, disturbed: Disturbed, happening: Happen
 ) -> None:
     """Only what this very start has made is removed."""
-    bad, run = spoil(data_root, tmp_path / "pictures"), tmp_path / "run"
+    bad, run = spoil(data_root, tmp_path / "pictures"), disturbed.run
 
     def fail() -> None:
         raise RuntimeError
@@ -217,8 +191,7 @@ def test_bad_picture__an_earlier_start_keeps_its_directory(
     assert train(bad, "training.checkpoint_every_n_steps=null", f"run_dir={run}") == 2
     assert not list(run.glob("checkpoints/*"))
     assert (run / "train.log").is_file()
-    assert train(f"run_dir={run}") == 0
-    assert left_by(run) == left_by(whole)
+    disturbed.ends()
 
 
 @pytest.fixture
@@ -234,26 +207,16 @@ def bad_step(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_nan__stops_and_names_step_tensor_and_samples(
-    tmp_path: Path,
-    whole: Path,
-    train: Train,
-    bad_step: pytest.MonkeyPatch,
-    left_by: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_nan__stops_and_names_step_tensor_and_samples(disturbed: Disturbed, bad_step: pytest.MonkeyPatch) -> None:
     """The checkpoint is from before: without what was wrong, the run ends as if it had not been."""
-    run = tmp_path / "run"
-    assert train(f"run_dir={run}") == 2
-    line = only_line(capsys)
+    line = disturbed.fails()
     assert line.startswith("mwa-train: error: step 4: the loss is not finite; samples: train_")
     assert "training.nonfinite=skip" in line
-    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert state["global_step"] == 4
+    assert disturbed.saved_step == 4
+    state = torch.load(disturbed.run / "checkpoints/last.ckpt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
     bad_step.undo()
-    assert train(f"run_dir={run}") == 0
-    assert left_by(run) == left_by(whole)
+    disturbed.ends()
 
 
 def test_nan__is_skipped_counted_and_named_where_asked(
