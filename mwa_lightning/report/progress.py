@@ -45,9 +45,10 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """
     if sys.stdout.isatty():
         from rich import progress as rich
+        from rich.console import Console
 
         columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
-        with rich.Progress(*columns, rich.TimeRemainingColumn(), transient=True) as bar:
+        with rich.Progress(*columns, rich.TimeRemainingColumn(), transient=True, console=Console()) as bar:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
         return

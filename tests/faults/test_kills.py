@@ -1,4 +1,4 @@
-"""SIGKILL at more than twenty random moments: runs end as one that was never killed.
+"""SIGKILL at more than twenty random moments: runs end as one that was never killed, and that read files all along.
 
 The run's own log tells in which phase each kill came: its last line was written by the process that died.
 """
@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from mwa_lightning.data.shard_writing import write_shards
+from mwa_lightning.data.sources import find_source
 from tests.faults.fork_server import Server
 
 EPOCH, SAVE, VALIDATION = "epoch", "save", "validation"
@@ -90,9 +92,13 @@ def wait_for(mark: str, log: Path, begin: int, server: Server) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_killed_at_random_moments__same_bytes_and_figures(
-    server: Server, tiny_run: list[str], tmp_path: Path, left_by: Callable[[Path], Any]
+    server: Server, tiny_run: list[str], data_root: Path, tmp_path: Path, left_by: Callable[[Path], Any]
 ) -> None:
+    """From start to start, the workers that read data and where it is read from may change."""
     arguments = [*tiny_run, *OPTIONS]
+    folder = tmp_path / "shards"
+    write_shards(find_source(layout="karpathy", root=data_root), folder, shard_bytes=12_000)
+    files, shards = f"data.root={data_root}", f"data.shards={folder}"
     whole = tmp_path / "whole"
     output = tmp_path / "output.txt"
     server.start("train", [*arguments, f"run_dir={whole}"], output)
@@ -103,6 +109,7 @@ def test_killed_at_random_moments__same_bytes_and_figures(
     plan = [EPOCH] * 7 + [SAVE] * 7 + [VALIDATION] * 6 + ["any"] * 4
     draw.shuffle(plan)
     landed: Counter[str] = Counter()
+    reading: Counter[str] = Counter()
     runs: list[Path] = [tmp_path / "run_1"]
     finished: list[Path] = []
     for attempt in range(120):
@@ -113,8 +120,8 @@ def test_killed_at_random_moments__same_bytes_and_figures(
         run = runs[-1]
         log = run / "train.log"
         begin = log.stat().st_size if log.is_file() else 0
-        # The number of loaders' workers may change from start to start.
-        start = [*arguments, f"run_dir={run}", f"data.num_workers={draw.choice((0, 0, 0, 2))}"]
+        source = draw.choice((files, shards, shards))
+        start = [*arguments, source, f"run_dir={run}", f"data.num_workers={draw.choice((0, 0, 0, 2))}"]
         server.start("train", start, output)
         reached = target == "any" or wait_for(MARKS[target], log, begin, server)
         if reached:
@@ -126,12 +133,14 @@ def test_killed_at_random_moments__same_bytes_and_figures(
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
             landed[phase_of(lines_of(log, begin))] += 1
+            reading[source] += 1
         else:
             assert os.WEXITSTATUS(status) == 0, output.read_text()
             finished.append(run)
             runs.append(tmp_path / f"run_{len(runs) + 1}")
-    print(dict(landed), f"in {len(runs)} runs")
+    print(dict(landed), f"in {len(runs)} runs,", dict(reading))
     assert landed.total() >= KILLS
+    assert reading[shards] > reading[files] > 0
     assert min(landed[name] for name in MARKS) >= LEAST, landed
 
     if runs[-1].exists():  # ends as users would end it, in a process that imports everything itself
