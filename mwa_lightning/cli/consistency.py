@@ -74,13 +74,14 @@ def check_data(config: DictConfig) -> None:
             if not Path(data.shards).is_dir():
                 raise DataError(f"data.shards={data.shards}: there is no such folder; mwa-prepare shards=DIR makes it")
             return
-        if data.root is not None and Path(data.root, "index.safetensors").is_file():
+        there = data.root is not None and Path(data.root).exists()
+        if there and Path(data.root, "index.safetensors").is_file():
             raise DataError(f"data.root={data.root} holds shards of a data set: give that folder as data.shards")
         if data.layout in BUILT_IN:
             return
         if data.root is None:
             raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set, or data.shards=DIR")
-        if not Path(data.root).exists():
+        if not there:
             raise DataError(f"data.root={data.root}: there is no such folder")
 
 

@@ -95,7 +95,7 @@ def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Foll
         if not _is_free(folder):
             return _already_there(images, source, folder, pool, shard_bytes=shard_bytes)
         with _appearing(folder) as partial:
-            _require_all(images, source.store, pool)
+            _require_all(images, source.store, pool, follow=follow)
             index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes, follow=follow)
             _write_file(partial / INDEX, index.packed())
             _copy_annotations(source, partial / ANNOTATIONS)
@@ -151,9 +151,13 @@ def _captions(split: RetrievalSplit) -> list[list[str]]:
     return captions
 
 
-def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor) -> None:
-    sizes = pool.map(store.size, (image.path for image in images))
-    missing = [image.path for image, size in zip(images, sizes, strict=True) if size is None]
+def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor, *, follow: Follow) -> None:
+    missing = []
+    with follow("looking for images", len(images)) as advance:
+        for image, size in zip(images, pool.map(store.size, (image.path for image in images)), strict=True):
+            if size is None:
+                missing.append(image.path)
+            advance()
     if missing:
         raise DataError(
             f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first (mwa-prepare check=true "
@@ -221,7 +225,7 @@ def _write_pictures(
     member_of: dict[bytes, int] = {}
     members: dict[str, int] = {}
     places: list[tuple[int, int, int, int]] = []
-    with _Tars(folder, shard_bytes=shard_bytes) as tars, follow("shards: image", len(images)) as advance:
+    with _Tars(folder, shard_bytes=shard_bytes) as tars, follow("writing images", len(images)) as advance:
         for image, content in _contents(images, source.store, pool):
             digest = hashlib.sha256(content).digest()
             member = members[image.name] = member_of.setdefault(digest, len(member_of))
@@ -343,11 +347,11 @@ def _write_sums(folder: Path, *, follow: Follow) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names.remove(_LOCK)
     lines = []
-    with follow("checksums: file", len(names)) as advance:
+    with follow("checksums of files", len(names)) as advance:
         for name in names:
             lines.append(f"{file_sha256(folder / name)}  {name}\n")
             advance()
-    _write_file(folder / SUMS, "".join(lines).encode("utf-8"))
+    _write_file(folder / SUMS, os.fsencode("".join(lines)))
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -40,7 +40,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show on the standard output how far a work is; what it gives is to be called after each of the parts.
 
     Args:
-        what: The work and what its parts are, as in `shards: image`.
+        what: What is done, and what its parts are, as in `writing images`.
         total: Number of the parts.
     """
     if sys.stdout.isatty():
@@ -58,7 +58,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         nonlocal done
         done += 1
         if line := clock.line(done):
-            print(f"{what} {line}", flush=True)
+            print(f"{what}: {line}", flush=True)
 
     yield advance
 

@@ -63,6 +63,27 @@ def test_train_and_evaluate__same_bytes(
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_evaluate__from_files_what_was_trained_from_shards(
+    in_shards: list[str], data_root: Path, packed: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The shards of the run need not be there any more."""
+    folder, run = Path(shutil.copytree(packed, tmp_path / "copy")), tmp_path / "run"
+    options = ["callbacks.progress_bar=false", "trainer.max_epochs=1", f"run_dir={run}"]
+    assert train.main([*in_shards, f"data.shards={folder}", *options]) == 0
+    shutil.rmtree(folder)
+    assert evaluate.main([f"run={run}", f"run_dir={tmp_path / 'a'}"]) == 2
+    assert said(capsys).endswith(f"data.shards={folder}: there is no such folder; mwa-prepare shards=DIR makes it")
+    assert evaluate.main([f"run={run}", f"run_dir={tmp_path / 'a'}", f"data.root={data_root}"]) == 0
+    assert figures(tmp_path / "a").items() <= figures(run).items()
+
+
+def test_prepare__says_one_line_where_nobody_looks(data_root: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "größere Stücke"
+    assert prepare.main(["data=karpathy", f"data.root={data_root}", f"shards='{folder}'"]) == 0
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert capsys.readouterr() == (f"data=karpathy: 24 images in 1 shards, {size:,} bytes: {folder}\n", "")
+
+
 def test_prepare__statements(tmp_path: Path, capsys: Capture) -> None:
     root, folder = tmp_path / "set", tmp_path / "shards"
     write_scenes_nlvr2(root, domain="target", seed=0, train=4, dev=4, test=4)
@@ -109,6 +130,23 @@ def test_prepare__names_each_damaged_shard(packed: Path, tmp_path: Path, capsys:
     assert out.endswith("3 problems\n")
 
 
+@pytest.mark.parametrize("main", [prepare.main, train.main])
+@pytest.mark.parametrize("layout", ["karpathy", "scenes", "jsonl"])
+def test_shards_given_as_files__one_line(
+    layout: str, main: Callable[[list[str]], int], packed: Path, capsys: Capture
+) -> None:
+    task = ["task=reasoning"] if layout == "jsonl" and main is train.main else []
+    assert main([f"data={layout}", f"data.root={packed}", *task]) == 2
+    assert said(capsys).endswith(f"data.root={packed} holds shards of a data set: give that folder as data.shards")
+
+
+def test_prepare__a_folder_that_cannot_be(data_root: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name, why in (("x" * 300, "File name too long"), ("file/shards", "Not a directory")):
+        (tmp_path / "file").touch()
+        assert prepare.main(["data=karpathy", f"data.root={data_root}", f"shards={tmp_path / name}"]) == 2
+        assert f"shards={tmp_path / name} cannot be written ({why}): make room or choose another folder" in said(capsys)
+
+
 def test_train__a_damaged_shard_ends_the_run(
     in_shards: list[str], packed: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -149,6 +187,13 @@ def test_train__a_missing_shard_ends_it_before_anything_is_written(
         (prepare.main, ["data=coco", "data.shards=."], "shards=DIR turns it into shards"),
         (prepare.main, ["data=coco", "data.shards=.", "check=true"], "not fit to be used"),
         (prepare.main, ["data=coco", "data.shards=.", "shards=out"], "holds no shards of a data set"),
+        (
+            prepare.main,
+            ["data=coco", "data.root=.", f"shards={'x' * 300}", "data.annotations=/proc/self/mem"],
+            "(Input/",
+        ),
+        (train.main, ["data=coco", f"data.root={'x' * 300}"], f"{'x' * 300} cannot be read (File name too long): mend"),
+        (train.main, ["data=coco", f"data.shards={'x' * 300}"], "cannot be read (File name too long): mend that"),
         (train.main, ["data=coco", "data.shards=none"], "there is no such folder; mwa-prepare shards=DIR makes it"),
     ],
 )

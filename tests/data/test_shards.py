@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -12,8 +14,9 @@ import subprocess
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path, PurePath
 from typing import Any
@@ -280,6 +283,16 @@ def test_write__again(made: Callable[..., Source], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"of another data set, of other annotations or of another size: remove it"):
         write_shards(source, folder, shard_bytes=SMALL)
     assert {path: path.stat() for path in folder.rglob("*")} == before
+    picture = tmp_path / "set" / "a" / "b" / "3.JPG"
+    source.annotations.write_text(source.annotations.read_text().replace("one caption", "a caption"))
+    picture.unlink()  # as where the files make room for the shards
+    assert not write_shards(source, folder, shard_bytes=SMALL).new
+    picture.write_bytes(b"another picture")
+    with pytest.raises(DataError, match=rf"holds another a/b/3.JPG than {picture} is now: to make them again, remove"):
+        write_shards(source, folder, shard_bytes=SMALL)
+    (folder / "shard-00001.tar").unlink()
+    with pytest.raises(DataError, match=rf"shard-00001.tar is missing, .*; to make them again, remove {folder} first$"):
+        write_shards(source, folder, shard_bytes=SMALL)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match=r"shards=.*/other holds other files than shards: give a new folder"):
@@ -287,6 +300,69 @@ def test_write__again(made: Callable[..., Source], tmp_path: Path) -> None:
     assert _files(tmp_path / "other") == {"thesis.txt": b"mine"}
     with pytest.raises(DataError, match=r"thesis.txt is a file: give a new folder"):
         write_shards(source, tmp_path / "other" / "thesis.txt", shard_bytes=SMALL)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to an empty folder", "to nothing"])
+def test_write__through_a_link(there: bool, made: Callable[..., Source], tmp_path: Path) -> None:
+    """As to scratch storage: the link stays."""
+    link, target = tmp_path / "link", tmp_path / "scratch" / "shards"
+    target.parent.mkdir()
+    if there:
+        target.mkdir()
+    link.symlink_to(target)
+    source = made("karpathy")
+    assert write_shards(source, link, shard_bytes=SMALL).new
+    assert link.is_symlink()
+    assert list(open_shards(target).damage(thorough=True)) == []
+    assert list(target.parent.iterdir()) == [target]
+    assert not write_shards(source, link, shard_bytes=SMALL).new
+
+
+def test_write__annotations_whose_name_is_no_text(write_karpathy: Write, tmp_path: Path) -> None:
+    root = write_karpathy()
+    name = Path(os.fsdecode(b"d\xe9j\xe0.json"))
+    (root / "dataset.json").rename(root / name)
+    write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=SMALL)
+    assert find_source(layout="karpathy", root=None, shards=tmp_path / "shards").annotations.name == str(name)
+    subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=tmp_path / "shards", check=True)
+
+
+def test_write__not_in_place_of_the_current_folder(made: Callable[..., Source], elsewhere: Path) -> None:
+    source = made("karpathy")
+    with pytest.raises(DataError, match=f"shards={elsewhere} is a mount or the current folder: give a new folder in"):
+        write_shards(source, elsewhere, shard_bytes=SMALL)
+    assert write_shards(source, elsewhere / "shards", shard_bytes=SMALL).new
+
+
+def test_write__a_file_system_without_locks(
+    made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is none here, so the kernel's answer is put in."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert write_shards(made("karpathy"), tmp_path / "shards", shard_bytes=SMALL).new
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}/.shards.writing: this file system has no locks (Function not implemented)")
+
+
+def test_write__progress_of_pictures_and_of_files(made: Callable[..., Source], tmp_path: Path) -> None:
+    told: dict[str, list[int]] = {}
+
+    @contextmanager
+    def follow(what: str, total: int) -> Iterator[Callable[[], None]]:
+        told[what] = [total, 0]
+
+        def advance() -> None:
+            told[what][1] += 1
+
+        yield advance
+
+    write_shards(made("karpathy"), tmp_path / "shards", shard_bytes=SMALL, follow=follow)
+    files = len(_files(tmp_path / "shards")) - 1
+    assert told == {"looking for images": [6, 6], "writing images": [6, 6], "checksums of files": [files, files]}
 
 
 def test_write__full_disk(made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +553,42 @@ def test_open__index_and_annotations_are_compared_with_their_sums(copy: Path, na
         find_source(layout="karpathy", root=None, shards=copy)
     report = inspect({"layout": "karpathy", "shards": copy})
     assert [problem.kind for problem in report.problems] == ["not found"]
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_open__a_list_of_checksums_that_is_cut_short_or_changed(data: st.DataObject, whole: Path) -> None:
+    """One line names it, or what it no longer fits; nothing is used that it does not name."""
+    content = (whole / SUMS).read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1), label="byte")
+    if data.draw(st.booleans(), label="cut"):
+        changed = content[:place]
+    else:
+        flip = data.draw(st.integers(1, 255), label="bits")
+        changed = content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]
+    try:
+        (whole / SUMS).write_bytes(changed)
+        try:
+            source = find_source(layout="karpathy", root=None, shards=whole)
+        except DataError as error:
+            said = str(error)
+        else:
+            said = str(whole)
+            named = shards.read_sums(whole) == {line[66:]: line[:64] for line in content.decode().splitlines()}
+            assert named or list(source.store.damage(thorough=True))
+        assert str(whole) in said
+    finally:
+        (whole / SUMS).write_bytes(content)
+
+
+def test_open__files_of_annotations_that_have_no_checksum(made: Callable[..., Source], tmp_path: Path) -> None:
+    """A further file of a subset would change figures."""
+    folder = tmp_path / "shards"
+    write_shards(made("nlvr2"), folder, shard_bytes=SMALL)
+    name = "annotations/balanced/balanced_test1.json"
+    (folder / name).write_text(json.dumps({"identifier": "test1-1-0-1"}) + "\n")
+    with pytest.raises(DataError, match=rf"{SUMS} has no checksum of {name}, which it should: copy it again"):
+        find_source(layout="nlvr2", root=None, shards=folder)
 
 
 def test_open__nothing_foreign_or_of_another_version(copy: Path, tmp_path: Path) -> None:
