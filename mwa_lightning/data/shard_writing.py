@@ -159,9 +159,14 @@ def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPool
                 missing.append(image.path)
             advance()
     if missing:
+        why = ""
+        try:
+            store.open(missing[0]).close()
+        except OSError as error:
+            why = f"{error.strerror}; "
         raise DataError(
-            f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first (mwa-prepare check=true "
-            "lists all): put them there, or leave them out of the annotations"
+            f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first ({why}mwa-prepare "
+            "check=true lists all): put them there, or leave them out of the annotations"
         )
 
 

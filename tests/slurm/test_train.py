@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.shard_writing import write_shards
+from mwa_lightning.data.sources import find_source
 from tests.slurm.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -110,6 +112,29 @@ def test_train__two_tasks_share_the_weights(jobs: Cluster, folder: Path) -> None
     run = run_of(folder, job)
     assert "strategy: fsdp" in (run / "config.yaml").read_text()
     assert len([row for row in left_by(run)[2] if row["name"] == "train/loss"]) == 3
+
+
+def test_train__shards_copied_to_the_disk_of_each_machine_as_documented(
+    jobs: Cluster, folder: Path, whole: Path
+) -> None:
+    """With the lines of docs/cluster.md in a copy of the script; requeued in mid-run, all is copied again."""
+    scratch, local = folder / "scratch", folder / "local_disk"
+    local.mkdir()
+    write_shards(find_source(layout="scenes", root=folder / "scenes"), scratch / "coco-shards", shard_bytes=60_000)
+    text = (SCRIPT.parents[2] / "docs" / "cluster.md").read_text()
+    ((copying, reading),) = re.findall(r"^(srun .* cp -r .*)\n(data.shards=.*)$", text, re.MULTILINE)
+    script = folder / "train.sbatch"
+    before, training = SCRIPT.read_text().split("srun --kill-on-bad-exit", 1)
+    training = training.replace("mwa-train ", f"mwa-train {reading} ")
+    script.write_text(f"{before}{copying}\nsrun --kill-on-bad-exit{training}")
+    machine = replace(jobs, environment=jobs.environment | {"SCRATCH": str(scratch), "TMPDIR": str(local)})
+    job = machine.submit(*PLACE, f"--chdir={folder}", script, *WORDS)
+    wait_for_step(run_of(folder, job), 3)
+    machine.run("scancel", "--signal=USR1", job)
+    machine.wait(job, "PENDING", seconds=120)
+    assert machine.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
+    assert output_of(folder, job).count("going on from") == 1
+    assert left_by(run_of(folder, job)) == left_by(whole)
 
 
 @pytest.mark.parametrize("step", [3, 16])
