@@ -128,3 +128,18 @@ def test_mount__is_refused_at_once(tmp_path: Path, small_disk: Path, capsys: pyt
         line == f"mwa-prepare: error: shards={small_disk} is a mount or the current folder: give a new folder in it\n"
     )
     assert list(small_disk.iterdir()) == []
+
+
+def test_read_only_disk__is_told_at_once(tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And shards that lie on one are read like others."""
+    words = ["data=karpathy", f"data.root={noise(tmp_path / 'noise', count=3)}"]
+    assert prepare.main([*words, f"shards={small_disk / 'there'}"]) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert prepare.main([*words, f"shards={small_disk / 'new' / 'shards'}"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(
+        f"mwa-prepare: error: shards={small_disk / 'new' / 'shards'} cannot be written (Read-only file "
+    )
+    assert prepare.main([*words, f"shards={small_disk / 'there'}"]) == 0
+    assert capsys.readouterr().out.endswith(f": {small_disk / 'there'} (there already)\n")
+    assert list(open_shards(small_disk / "there").damage(thorough=True)) == []
