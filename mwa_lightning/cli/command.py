@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
+from mwa_lightning.training.signals import Signals, interruptible
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,12 +42,16 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
     try:
-        _run(command, arguments)
+        with interruptible(Signals()) as signals:
+            _run(command, arguments, signals)
     except Exception as error:
         return _report(command, error, debug=debug)
-    except (KeyboardInterrupt, Interrupted):
-        print(f"{command.name}: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, Interrupted) as interrupted:
+        if rank_of_process() == 0:
+            print(f"{command.name}: {str(interrupted) or 'interrupted'}", file=sys.stderr)
         return Interrupted.exit_code
     return 0
 
@@ -80,7 +86,7 @@ def rank_of_process() -> int:
     return int(os.environ.get("RANK", 0)) if task is None else task.rank
 
 
-def _run(command: Command, arguments: list[str]) -> None:
+def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     flags = _take_flags(arguments)
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
@@ -100,6 +106,8 @@ def _run(command: Command, arguments: list[str]) -> None:
             from omegaconf import OmegaConf
 
             _show(OmegaConf.to_yaml(config).rstrip())
+        elif signals.interrupted:
+            raise Interrupted  # again: a library has swallowed it
         else:
             command.execute(config)
 
