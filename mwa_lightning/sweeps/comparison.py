@@ -50,8 +50,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if (folder / RECORD).is_file():
             sweep = SweepFolder(folder)
             found = [
-                read_run(sweep.run(job).path, f"{before}{job.number}", pruned=job.notes.get("pruned"))
-                for job in sweep.read()
+                read_run(sweep.run(job).path, f"{before}{job.number}", noted=_noted(job.notes)) for job in sweep.read()
             ]
         elif (folder / "config.yaml").is_file():
             found = [read_run(folder, folder.name)]
@@ -64,8 +63,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def read_run(path: Path, label: str, *, pruned: int | None = None) -> Run:
-    """A run from its directory; `pruned` is the epoch after which a search ended it. Raises ConfigError on damage."""
+def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
+    """A run from its directory; `noted` is how its sweep has seen it end. Raises ConfigError on damage."""
     settings, figures = path / "config.yaml", path / "metrics.json"
     try:
         config = _flat(yaml.safe_load(settings.read_text())) if settings.is_file() else {}
@@ -74,8 +73,8 @@ def read_run(path: Path, label: str, *, pruned: int | None = None) -> Run:
         raise ConfigError(f"{path}: config.yaml or metrics.json cannot be read") from error
     if FINISHED in measured:
         state = THROUGH
-    elif pruned is not None:
-        state = f"pruned after epoch {pruned}"
+    elif noted is not None:
+        state = noted
     else:
         state = "not finished" if config else "not started"
     return Run(label, state, config, measured)
@@ -149,6 +148,11 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def _noted(notes: Mapping[str, Any]) -> str | None:
+    """The state of a run that is not through, as far as its sweep has noted it."""
+    return f"pruned after epoch {notes['pruned']}" if "pruned" in notes else notes.get("failed")
 
 
 def _cells(run: Run, figures: Sequence[str], *, exact: bool) -> list[str]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mwa_lightning.errors import ConfigError
@@ -26,9 +27,9 @@ _DIRECTORY, _OWNER, _SEARCH = "directory", "owner", "search"
 class SharedStudy:
     """`study.db` in a folder, which several processes, on one machine or more, may work on at a time.
 
-    A trial that failed, or whose process has died, is tried again under a new number of optuna's and in the run
-    directory of the first, so that it goes on from its checkpoint. What a trial is given depends on the seed and the
-    trials before it alone, so a search that was stopped goes on as if it had not been.
+    A trial whose process has died waits to be taken up again, as what it was. One that failed is tried again under a
+    new number of optuna's. Both go on in the same run directory, from their checkpoint. What a trial is given depends
+    on the seed, its number and the trials before it alone, so a search that was stopped goes on as if it had not been.
 
     Everything but `report` wants the folder's lock. Raises ConfigError if the folder holds another search.
     """
@@ -40,14 +41,15 @@ class SharedStudy:
         self.folder = folder
         self._space = dict(space)
         self._settings = settings
-        storage = optuna.storages.RDBStorage(
+        self._storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder.path / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
         self.study = optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name="study",
             load_if_exists=True,
             direction="maximize",
+            sampler=_SamplerByPlace(settings),
             pruner=_pruner(settings, max_epochs),
         )
         self._owner = _Owner(folder.path)
@@ -67,10 +69,9 @@ class SharedStudy:
     def retry(self, *, failed: bool) -> None:
         """Queue again the trials whose process has died, and with `failed` those that failed."""
         for trial in self.current():
-            dead = trial.state == TrialState.RUNNING and not self._owner.alive(trial.user_attrs.get(_OWNER))
-            if dead:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            if dead or (failed and trial.state == TrialState.FAIL):
+            if trial.state == TrialState.RUNNING and not self._owner.alive(trial.user_attrs.get(_OWNER)):
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            elif failed and trial.state == TrialState.FAIL:
                 self.study.enqueue_trial(trial.params, user_attrs={_DIRECTORY: directory_of(trial)})
 
     def ask(self) -> Trial | None:
@@ -79,10 +80,13 @@ class SharedStudy:
         queued = any(trial.state == TrialState.WAITING for trial in trials)
         if not queued and len(self.current()) >= self._settings.trials:
             return None
-        self.study.sampler = _sampler(self._settings, number=len(trials))
         trial = self.study.ask(self._space)
         trial.set_user_attr(_OWNER, self._owner.name)
         return trial
+
+    def reported(self, trial: Trial) -> set[int]:
+        """The epochs whose figure the study has of a trial."""
+        return set(self._storage.get_trial(trial._trial_id).intermediate_values)
 
     def current(self) -> list[FrozenTrial]:
         """The trials, of one that was tried again only the last."""
@@ -141,13 +145,36 @@ class _Owner:
         self._file.close()
 
 
-def _sampler(settings: DictConfig, *, number: int) -> BaseSampler:
-    """A sampler for one trial, whose random numbers follow from the seed and the trial's number."""
-    digest = hashlib.sha256(f"{settings.seed} {number}".encode()).digest()
-    seed = int.from_bytes(digest[:4])
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=settings.startup_trials)
+class _SamplerByPlace(BaseSampler):
+    """Random numbers that follow from the seed, the number of the trial and the name of the parameter.
+
+    So a trial that was half drawn when its process was killed is given the same values.
+    """
+
+    def __init__(self, settings: DictConfig) -> None:
+        self._settings = settings
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: each parameter is drawn for itself."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value."""
+        settings = self._settings
+        digest = hashlib.sha256(f"{settings.seed} {trial.number} {param_name}".encode()).digest()
+        seed = int.from_bytes(digest[:4])
+        sampler: BaseSampler = RandomSampler(seed=seed)
+        if settings.sampler != "random":
+            sampler = TPESampler(seed=seed, n_startup_trials=settings.startup_trials)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _pruner(settings: DictConfig, max_epochs: int) -> BasePruner:

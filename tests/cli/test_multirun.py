@@ -168,7 +168,7 @@ def test_multirun__one_fails_and_is_gone_on_with(scenes: Path, tmp_path: Path) -
     assert code == 2
     assert error.splitlines()[-1].startswith("mwa-train: error: 2 of 4 jobs failed (0, 1)")
     assert "scene_test_000002.jpg" in out
-    assert "| 0 |  | not started |" in out
+    assert "| 0 |  | failed (exit code 2) |" in out
     assert [words[-2:] for words in recorded(folder).values()] == [
         [f"data.root={root}", f"adapter={adapter}"] for root in (broken, scenes) for adapter in ("head_only", "mwa")
     ]

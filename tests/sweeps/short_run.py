@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as mwa-train does when it has imported enough to answer signals
 words = dict(argument.split("=", 1) for argument in sys.argv[1:])
 run = Path(words["run_dir"].strip("'"))
 if (run.parent / "fail").exists() and "fail" in words:
