@@ -5,22 +5,38 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import secrets
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.sweeps.folder import SweepFolder
+from mwa_lightning.whole_files import whole_file, writing
 
 DATABASE = "study.db"
+_WAIT = 60  # seconds for another process to let go of the database
+# What SQLite says, and what to do.
+_DAMAGED = "it is damaged, put a whole one in its place, or choose another run_dir"
+_ADVICE = {
+    "locked": f"another program has kept it locked for {_WAIT} seconds, end that",
+    "disk is full": "make room on its disk",
+    "disk I/O": "mend its disk",
+    "readonly": "make it writable",
+    "unable to open": "make its folder writable",
+    "table schema": "it is of another version of optuna, take that one, or choose another run_dir",
+}
 _DIRECTORY, _OWNER, _SEARCH = "directory", "owner", "search"
 
 
@@ -41,14 +57,13 @@ class SharedStudy:
         self.folder = folder
         self._space = dict(space)
         self._settings = settings
-        self._storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder.path / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-        self.study = optuna.create_study(
+        database = folder.path / DATABASE
+        if not database.is_file():
+            _make_database(database)
+        self._storage = _storage(database)
+        self.study = optuna.load_study(
             storage=self._storage,
             study_name="study",
-            load_if_exists=True,
-            direction="maximize",
             sampler=_SamplerByPlace(settings),
             pruner=_pruner(settings, max_epochs),
         )
@@ -61,9 +76,11 @@ class SharedStudy:
             self.study.set_user_attr(_SEARCH, dict(search))
         elif changed := [key for key in search if search[key] != noted.get(key)]:
             key = changed[0]
+            other = "other words" if key == "words" else f"another {key}"
+            before, now = (shlex.join(v) if key == "words" else v for v in (noted.get(key), search[key]))
             raise ConfigError(
-                f"run_dir={self.folder.path}: holds a search with another {key}: {noted.get(key)}, not {search[key]}; "
-                "choose another folder"
+                f"run_dir={self.folder.path}: holds a search with {other}: {before}, not {now}; choose another folder, "
+                "or go on with run_dir alone"
             )
 
     def retry(self, *, failed: bool) -> None:
@@ -101,18 +118,58 @@ class SharedStudy:
         self._owner.close()
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what SQLite has against `study.db` into a StorageError of one line."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, RuntimeError, KeyError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        what = next((advice for words, advice in _ADVICE.items() if words in reason), _DAMAGED)
+        raise StorageError(
+            f"{DATABASE} of the search cannot be used ({reason}): {what}; then start the same command again"
+        ) from error
+
+
+def _reason(error: BaseException) -> str | None:
+    """What SQLite said, or optuna of a database of another version or without its study; None for anything else."""
+    if isinstance(error, DBAPIError):
+        return str(error.orig)
+    if isinstance(error, StorageInternalError) and isinstance(error.__cause__, SQLAlchemyError):
+        return _reason(error.__cause__)
+    said = str(error).strip("'\"").partition("\n")[0].rstrip(".")
+    known = isinstance(error, StorageInternalError | SQLAlchemyError) or "table schema" in said or "not exist" in said
+    return said if known else None
+
+
+def _make_database(path: Path) -> None:
+    """Make the database under a temporary name: one that is cut short, optuna neither takes nor mends."""
+    with whole_file(path) as file:
+        storage = _storage(Path(file.name))
+        optuna.create_study(storage=storage, study_name="study", direction="maximize")
+        storage.engine.dispose()
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _WAIT}})
+
+
 def directory_of(trial: Trial | FrozenTrial) -> int:
     """The number of a trial's run directory: that of its first try."""
     return int(trial.user_attrs.get(_DIRECTORY, trial.number))
 
 
 def recorded_words(folder: SweepFolder) -> list[str]:
-    """The words that an earlier start was given, none if there was none."""
+    """The words that an earlier start was given, none if there was none. Raises ConfigError if they are lost."""
     if not (folder.path / DATABASE).is_file():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     studies = optuna.study.get_all_study_summaries(f"sqlite:///{folder.path / DATABASE}")
     noted = [summary.user_attrs[_SEARCH] for summary in studies if _SEARCH in summary.user_attrs]
+    if not noted and folder.read():
+        raise ConfigError(f"run_dir={folder.path}: its {DATABASE} holds no search: {_DAMAGED}")
     return list(noted[0]["words"]) if noted else []
 
 
@@ -122,7 +179,8 @@ class _Owner:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.name = f".owner-{secrets.token_hex(6)}"
-        self._file = (folder / self.name).open("wb")
+        with writing(folder / self.name):
+            self._file = (folder / self.name).open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def alive(self, name: str | None) -> bool:
