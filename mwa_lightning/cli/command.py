@@ -91,11 +91,11 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
 
-        _show(help_text(command))
+        show(f"{help_text(command)}\n")
     elif "--version" in flags:
         from mwa_lightning import __version__
 
-        _show(__version__)
+        show(f"{__version__}\n")
     elif "--multirun" in flags:
         if command.sweep is None:
             raise ConfigError("--multirun: only mwa-train has it")
@@ -105,17 +105,18 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
         if "--cfg job" in flags:
             from omegaconf import OmegaConf
 
-            _show(OmegaConf.to_yaml(config).rstrip())
+            show(f"{OmegaConf.to_yaml(config).rstrip()}\n")
         elif signals.interrupted:
             raise Interrupted  # again: a library has swallowed it
         else:
             command.execute(config)
 
 
-def _show(text: str) -> None:
-    """Print to a reader that may leave early, as `head` does."""
+def show(text: str) -> None:
+    """Print lines to a reader that may leave early, as `head` does, or has no letters for what is in them."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except BrokenPipeError:
         # What is left in the buffer must not fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

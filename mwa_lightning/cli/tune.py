@@ -150,9 +150,9 @@ def _result(folder: SweepFolder, objective: str) -> str:
     if not jobs:
         return ""
     runs = read_runs([folder.path])
-    text = f"\n{as_markdown(table(runs, sort=objective))}"
     found = [each.figures.get(objective, math.nan) if each.state == THROUGH else math.nan for each in runs]
     through = [place for place, figure in enumerate(found) if not math.isnan(figure)]
+    text = f"\n{as_markdown(table(runs, sort=objective if through else None))}"
     if through:
         best = max(through, key=lambda place: found[place])
         text += f"\nbest: {folder.run(jobs[best]).path}\nmwa-train {shlex.join(jobs[best].overrides)}\n"

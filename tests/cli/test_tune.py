@@ -25,6 +25,7 @@ from mwa_lightning.cli import tune
 from mwa_lightning.data.scenes import write_scenes
 from mwa_lightning.sweeps import local
 from mwa_lightning.sweeps.study import SharedStudy
+from tests.commands import start_command
 from tests.sweeps.conftest import SHORT
 
 TINY = (
@@ -46,20 +47,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*arguments: str, alone: bool = False) -> subprocess.Popen[str]:
     """`mwa-tune` as a process of its own; `alone`, as a terminal starts it, in a group of its own that hears Ctrl-C."""
-    command = [sys.executable, "-m", "mwa_lightning.cli.tune", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=alone,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return start_command("tune", *arguments, alone=alone)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
