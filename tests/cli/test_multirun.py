@@ -41,7 +41,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(*arguments: str, alone: bool = False) -> subprocess.Popen[str]:
-    """`mwa-train` as a process of its own; `alone`, as a terminal starts it, in a group of its own that hears Ctrl-C."""
+    """`mwa-train` as a process of its own."""
     return start_command("train", *arguments, alone=alone)
 
 
@@ -125,6 +125,7 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
         ("seed=1,2 launcher=slurm trainer.devices=auto", ["trainer.devices=auto"]),
         ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher.partitoin", "Did you mean launcher.partition?"]),
         ("seed=1,2 run_dir=taken", ["run_dir=", "no multirun.yaml"]),
+        ("run_dir=swep", ["run_dir=", "holds no sweep to go on with"]),
     ],
 )
 def test_multirun__refused_before_anything_starts(

@@ -46,7 +46,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(*arguments: str, alone: bool = False) -> subprocess.Popen[str]:
-    """`mwa-tune` as a process of its own; `alone`, as a terminal starts it, in a group of its own that hears Ctrl-C."""
+    """`mwa-tune` as a process of its own."""
     return start_command("tune", *arguments, alone=alone)
 
 
