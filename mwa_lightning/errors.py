@@ -47,7 +47,10 @@ class Stopped(UserError):  # noqa: N818 (what was asked for)
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, in place of KeyboardInterrupt, at which Lightning would end the process by itself with exit code 1."""
+    """Ctrl-C, in place of KeyboardInterrupt, at which Lightning would end the process by itself with exit code 1.
+
+    Its message, if it has one, says where the work stands and how it goes on.
+    """
 
     exit_code = 130
 

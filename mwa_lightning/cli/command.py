@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
+from mwa_lightning.training.signals import Signals, interruptible
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,12 +42,16 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
     try:
-        _run(command, arguments)
+        with interruptible(Signals()) as signals:
+            _run(command, arguments, signals)
     except Exception as error:
         return _report(command, error, debug=debug)
-    except (KeyboardInterrupt, Interrupted):
-        print(f"{command.name}: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, Interrupted) as interrupted:
+        if rank_of_process() == 0:
+            print(f"{command.name}: {str(interrupted) or 'interrupted'}", file=sys.stderr)
         return Interrupted.exit_code
     return 0
 
@@ -80,16 +86,16 @@ def rank_of_process() -> int:
     return int(os.environ.get("RANK", 0)) if task is None else task.rank
 
 
-def _run(command: Command, arguments: list[str]) -> None:
+def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     flags = _take_flags(arguments)
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
 
-        _show(help_text(command))
+        show(f"{help_text(command)}\n")
     elif "--version" in flags:
         from mwa_lightning import __version__
 
-        _show(__version__)
+        show(f"{__version__}\n")
     elif "--multirun" in flags:
         if command.sweep is None:
             raise ConfigError("--multirun: only mwa-train has it")
@@ -99,15 +105,18 @@ def _run(command: Command, arguments: list[str]) -> None:
         if "--cfg job" in flags:
             from omegaconf import OmegaConf
 
-            _show(OmegaConf.to_yaml(config).rstrip())
+            show(f"{OmegaConf.to_yaml(config).rstrip()}\n")
+        elif signals.interrupted:
+            raise Interrupted  # again: a library has swallowed it
         else:
             command.execute(config)
 
 
-def _show(text: str) -> None:
-    """Print to a reader that may leave early, as `head` does."""
+def show(text: str) -> None:
+    """Print lines to a reader that may leave early, as `head` does, or has no letters for what is in them."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except BrokenPipeError:
         # What is left in the buffer must not fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

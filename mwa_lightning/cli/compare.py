@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mwa_lightning.cli.command import Command, run
+from mwa_lightning.cli.command import Command, run, show
 from mwa_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _compose(arguments: list[str]) -> DictConfig:
     folders = [word for word in arguments if "=" not in word or Path(word).is_dir()]
     config = compose_command("compare", [word for word in arguments if word not in folders])
     with open_dict(config):
-        config.folders = [str(Path(word).absolute()) for word in folders]
+        config.folders = [os.path.abspath(word) for word in folders]  # noqa: PTH100 (`.` and `..` have no names)
     return config
 
 
@@ -59,12 +60,12 @@ def _execute(config: DictConfig) -> None:
     rows = table(runs, figures=config.figures, sort=config.sort, exact=config.format == "csv")
     text = as_csv(rows) if config.format == "csv" else as_markdown(rows)
     if config.output is None:
-        sys.stdout.write(text)
+        show(text)
         return
     output = Path(config.output)
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: there is no folder {output.parent}")
-    write_atomically(output, text.encode())
+    write_atomically(output, text.encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def parse(arguments: Iterable[str]) -> list[Override]:
             overrides += parser.parse_overrides([argument])
         except HydraException as error:
             raise ConfigError(
-                f"{argument!r} is not understood: key=value or group=choice, several values as a,b or range(1,4)"
+                f"{argument!r} is not understood: key=value or group=choice, several values as a,b or range(1,4), for "
+                "mwa-tune also as interval(1e-4,1e-2) or tag(log,interval(1e-4,1e-2))"
             ) from error
     return overrides
 

@@ -40,6 +40,10 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
     recorded = [] if given is None else given.read()
     if given is not None and (given.path / "study.db").exists():
         raise ConfigError(f"run_dir={given.path}: holds a search of mwa-tune; choose another folder")
+    if given is not None and not recorded and not of_jobs:
+        raise ConfigError(
+            f"run_dir={given.path}: holds no sweep to go on with; give the words of one, such as seed=1,2"
+        )
     wanted = [job.overrides for job in recorded] if recorded and not of_jobs else grid(of_jobs)
     configs = [checked(words, compose, number) for number, words in enumerate(wanted)]
     folder = given or SweepFolder(default_folder(configs, kind="multirun"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -76,12 +77,14 @@ def _execute(settings: DictConfig) -> None:
         ) from error
     # Imported before the search, which may outlive the files of this version.
     from mwa_lightning.sweeps import comparison  # noqa: F401
+    from mwa_lightning.sweeps.study import database_errors
 
-    search = _prepare(settings)
-    try:
-        search.carry_out()
-    finally:
-        print(_result(search.folder, search.objective), end="")
+    with database_errors():
+        search = _prepare(settings)
+        try:
+            search.carry_out()
+        finally:
+            print(_result(search.folder, search.objective), end="")
 
 
 def _prepare(settings: DictConfig) -> Search:
@@ -96,7 +99,10 @@ def _prepare(settings: DictConfig) -> Search:
 
     given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
     if given is not None and given.read() and not (given.path / DATABASE).is_file():
-        raise ConfigError(f"run_dir={given.path}: holds a sweep of mwa-train --multirun; choose another folder")
+        raise ConfigError(
+            f"run_dir={given.path}: holds a sweep of mwa-train --multirun, or a search that has lost its {DATABASE}; "
+            "choose another folder"
+        )
     words = list(settings.words) or ([] if given is None else recorded_words(given))
     overrides = dict(zip(words, parse(words), strict=True))
     space = {each.get_key_element(): distribution(each) for each in overrides.values() if each.is_sweep_override()}
@@ -144,10 +150,11 @@ def _result(folder: SweepFolder, objective: str) -> str:
     if not jobs:
         return ""
     runs = read_runs([folder.path])
-    text = f"\n{as_markdown(table(runs, sort=objective))}"
-    through = [place for place, each in enumerate(runs) if each.state == THROUGH]
+    found = [each.figures.get(objective, math.nan) if each.state == THROUGH else math.nan for each in runs]
+    through = [place for place, figure in enumerate(found) if not math.isnan(figure)]
+    text = f"\n{as_markdown(table(runs, sort=objective if through else None))}"
     if through:
-        best = max(through, key=lambda place: runs[place].figures[objective])
+        best = max(through, key=lambda place: found[place])
         text += f"\nbest: {folder.run(jobs[best]).path}\nmwa-train {shlex.join(jobs[best].overrides)}\n"
     return text
 

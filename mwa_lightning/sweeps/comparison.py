@@ -38,44 +38,57 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of folders: sweeps, run directories, or whatever has run directories one level below.
+    """The runs of folders: sweeps, run directories, or whatever has such below it.
 
     Raises ConfigError for a folder without any.
     """
     runs: list[Run] = []
+    names = [folder.name for folder in folders]
     for folder in folders:
-        before = f"{folder.name}/" if len(folders) > 1 else ""
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
-        if (folder / RECORD).is_file():
-            sweep = SweepFolder(folder)
-            found = [
-                read_run(sweep.run(job).path, f"{before}{job.number}", pruned=job.notes.get("pruned"))
-                for job in sweep.read()
-            ]
-        elif (folder / "config.yaml").is_file():
-            found = [read_run(folder, folder.name)]
-        else:
-            below = sorted(path.parent for path in folder.glob("*/config.yaml"))
-            found = [read_run(path, f"{before}{path.name}") for path in below]
+        label = folder.name if names.count(folder.name) == 1 else str(folder)
+        found = _found_in(folder, [label] if len(folders) > 1 else [], seen=set())
         if not found:
-            raise ConfigError(f"{folder}: neither it nor a folder in it is a run directory, with config.yaml in it")
+            raise ConfigError(f"{folder}: neither it nor a folder below it is a run directory, with config.yaml in it")
         runs += found
     return runs
 
 
-def read_run(path: Path, label: str, *, pruned: int | None = None) -> Run:
-    """A run from its directory; `pruned` is the epoch after which a search ended it. Raises ConfigError on damage."""
+def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
+    """The runs of a folder; links that lead back to it are not followed."""
+    if folder.resolve() in seen:
+        return []
+    seen.add(folder.resolve())
+    if (folder / RECORD).is_file():
+        sweep = SweepFolder(folder)
+        return [
+            read_run(sweep.run(job).path, "/".join([*labels, str(job.number)]), noted=_noted(job.notes))
+            for job in sweep.read()
+        ]
+    if (folder / "config.yaml").is_file():
+        return [read_run(folder, "/".join(labels) or folder.name)]
+    try:
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from error
+    return [run for path in below for run in _found_in(path, [*labels, path.name], seen=seen)]
+
+
+def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
+    """A run from its directory; `noted` is how its sweep has seen it end. Raises ConfigError on damage."""
     settings, figures = path / "config.yaml", path / "metrics.json"
     try:
-        config = _flat(yaml.safe_load(settings.read_text())) if settings.is_file() else {}
-        measured: dict[str, float] = json.loads(figures.read_text()) if figures.is_file() else {}
-    except (yaml.YAMLError, json.JSONDecodeError, AttributeError) as error:
+        config = _flat(yaml.safe_load(settings.read_text("utf-8"))) if settings.is_file() else {}
+        measured: dict[str, float] = json.loads(figures.read_text("utf-8")) if figures.is_file() else {}
+        measured = {name: float(value) for name, value in measured.items()}
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, OSError) as error:
         raise ConfigError(f"{path}: config.yaml or metrics.json cannot be read") from error
-    if FINISHED in measured:
+    evaluation = "expect" in config  # a key of evaluations only
+    if FINISHED in measured or (evaluation and measured):
         state = THROUGH
-    elif pruned is not None:
-        state = f"pruned after epoch {pruned}"
+    elif noted is not None:
+        state = noted
     else:
         state = "not finished" if config else "not started"
     return Run(label, state, config, measured)
@@ -116,25 +129,28 @@ def table(
 
     Raises ConfigError if no run that is through has a figure that is asked for.
     """
-    monitor = next((run.monitor for run in runs if run.monitor), None)
-    by = sort or monitor
+    asked = [*(figures or []), *([sort] if sort else [])]
+    monitors = dict.fromkeys(run.monitor for run in runs if run.monitor)
+    by = sort or next(iter(monitors), None)
     if figures is None:
-        split = next((run.settings["split"] for run in runs if run.settings), "test")
-        of_split = [] if monitor is None else [monitor, f"{split}/{monitor.partition('/')[2]}"]
-        figures = [*dict.fromkeys(of_split), "params/trainable", FINISHED]
-        figures = [name for name in figures if any(name in run.figures for run in runs)] or of_split
-    else:
-        for name in (*figures, *([sort] if sort else [])):
-            through = [run for run in runs if run.state == THROUGH]
-            if through and not any(name in run.figures for run in through):
-                have = ", ".join(sorted(set().union(*(run.figures for run in through))))
-                raise ConfigError(f"no run has the figure {name}; there are {have}")
+        of_splits = [
+            f"{split}/{monitor.partition('/')[2]}"
+            for monitor in monitors
+            for split in dict.fromkeys(["val", *(run.settings.get("split", "test") for run in runs if run.settings)])
+        ]
+        figures = [*dict.fromkeys([*monitors, *of_splits]), "params/trainable", FINISHED]
+        figures = [name for name in figures if any(name in run.figures for run in runs)] or of_splits
+    through = [run for run in runs if run.state == THROUGH]
+    for name in asked:
+        if through and not any(name in run.figures for run in through):
+            have = ", ".join(sorted(set().union(*(run.figures for run in through))))
+            raise ConfigError(f"no run has the figure {name}; there are {have}")
     settings = differing(runs)
     rows = []
     for place, run in enumerate(runs):
         chosen = [values[place] if exact else _short(values[place]) for values in settings.values()]
         rows.append((run, [run.label, *chosen, run.state, *_cells(run, figures, exact=exact)]))
-    rows.sort(key=lambda row: -row[0].figures.get(by or "", -math.inf) if row[0].state == THROUGH else math.inf)
+    rows.sort(key=lambda row: _place(row[0], by))
     return [["run", *settings, "state", *figures], *(cells for _, cells in rows)]
 
 
@@ -146,9 +162,22 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    """A table as Markdown; what stands in several lines is put in one."""
+    lines = ["| " + " | ".join(" ".join(cell.splitlines()).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def _place(run: Run, by: str | None) -> tuple[int, float]:
+    """What runs are sorted by: those through, best first, then those through without such a figure, then the others."""
+    figure = run.figures.get(by or "", math.nan)
+    if run.state != THROUGH or math.isnan(figure):
+        return (2 if run.state != THROUGH else 1, 0.0)
+    return (0, -figure)
+
+
+def _noted(notes: Mapping[str, Any]) -> str | None:
+    """The state of a run that is not through, as far as its sweep has noted it."""
+    return f"pruned after epoch {notes['pruned']}" if "pruned" in notes else notes.get("failed")
 
 
 def _cells(run: Run, figures: Sequence[str], *, exact: bool) -> list[str]:
@@ -164,7 +193,7 @@ def _identity(run: Run, part: str) -> str:
     for key in _IDENTITY:
         value = run.settings.get(f"{part}.{key}")
         if value is not None:
-            return str(value).split(".")[-2] if key == "_target_" else str(value)
+            return str(value).split(".")[-2:][0] if key == "_target_" else str(value)
     return ""
 
 

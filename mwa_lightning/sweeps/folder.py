@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.whole_files import writing
 
 RECORD = "multirun.yaml"
 LOCK = ".lock"
@@ -24,7 +25,8 @@ LOCK = ".lock"
 class Job:
     """One run of a sweep: its number, the words that its command has besides `run_dir`, and what is noted of it.
 
-    `notes` may hold `slurm`, the id of its SLURM job, and `pruned`, the epoch after which a search ended it.
+    `notes` may hold `slurm`, the id of its SLURM job, `failed`, how its last start ended, and `pruned`, the epoch after
+    which a search ended it.
     """
 
     number: int
@@ -68,19 +70,18 @@ class SweepFolder:
 
     def write(self, jobs: Sequence[Job]) -> None:
         """Write `multirun.yaml`. Raises ConfigError if the folder cannot be made."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+        self._make()
         entries = {job.number: {"overrides": list(job.overrides), **job.notes} for job in jobs}
         write_atomically(self.record, yaml.safe_dump({"jobs": entries}, sort_keys=False, width=110).encode())
 
     def note(self, number: int, **notes: Any) -> None:
-        """Add to what is noted of a job."""
+        """Add to what is noted of a job; None takes a note away."""
         with self.locked():
-            self.write(
-                [replace(job, notes={**job.notes, **notes}) if job.number == number else job for job in self.read()]
-            )
+            jobs = {job.number: job for job in self.read()}
+            changed = {name: note for name, note in {**jobs[number].notes, **notes}.items() if note is not None}
+            if changed != jobs[number].notes:
+                jobs[number] = replace(jobs[number], notes=changed)
+                self.write(list(jobs.values()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,12 +91,20 @@ class SweepFolder:
             if self._depth > 1:
                 yield
                 return
-            self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / LOCK).open("ab") as file:
+            self._make()
+            with writing(self.path / LOCK):
+                file = (self.path / LOCK).open("ab")
+            with file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
         finally:
             self._depth -= 1
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
 
 
 def quoted(text: str) -> str:

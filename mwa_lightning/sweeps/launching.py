@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Protocol
 
-from mwa_lightning.errors import UserError
+from mwa_lightning.errors import Interrupted, Stopped, UserError
 from mwa_lightning.sweeps.folder import Job, SweepFolder
+from mwa_lightning.training.signals import Signals, listening
 
 # Seconds between two looks at the processes.
 LOOK = 0.2
@@ -58,22 +58,24 @@ class JobsFailed(UserError):  # noqa: N818 (the jobs' own messages are the error
 def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> None:
     """Run the jobs that are not through, and wait for them; one that fails does not stop the others.
 
-    Raises JobsFailed at the end if any failed.
+    Raises JobsFailed at the end if any failed, Stopped or Interrupted at a signal.
     """
     waiting = [job for job in jobs if not folder.run(job).finished]
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     print(f"sweep of {len(jobs)} jobs, {len(jobs) - len(waiting)} through before: {folder.path}", flush=True)
     running: list[tuple[Job, Running]] = []
     failed: dict[int, int] = {}
-    with ended_by_signals():
+    with told(launcher) as signals:
         try:
             while waiting or running:
+                end_if_told(signals, folder, launcher)
                 waiting = _fill(waiting, running, folder, launcher, common)
                 for pair in list(running):
                     job, process = pair
                     code = process.poll()
                     if code is None:
                         continue
+                    end_if_told(signals, folder, launcher)  # a terminal tells the jobs too
                     running.remove(pair)
                     if folder.run(job).finished:
                         print(f"job {job.number} through", flush=True)
@@ -81,7 +83,8 @@ def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> N
                         waiting.append(job)  # its process, not ours, ended on the way
                     else:
                         failed[job.number] = code or 1
-                        print(f"job {job.number} failed{_why(code, folder, job)}", flush=True)
+                        folder.note(job.number, failed=how(code))
+                        print(f"job {job.number} {how(code)}: {last_line(folder, job)}", flush=True)
                 time.sleep(LOOK)
         except BaseException:
             if launcher.own:
@@ -115,21 +118,30 @@ def end_all(processes: Sequence[Running], *, patience: float = 90.0) -> None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end this process as Ctrl-C does, so that it takes its jobs with it."""
+def told(launcher: Launcher) -> Iterator[Signals]:
+    """Note SIGTERM, SIGUSR1 and Ctrl-C: they end a sweep where it looks, not while it starts a job or writes."""
+    signals = Signals()
+    jobs = "its jobs save and end, then the sweep" if launcher.own else "the sweep ends, its jobs go on"
+    signals.at_interrupt = f"Ctrl-C: {jobs}; once more ends all at once\n"
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
+    with listening("USR1", signals):
+        yield signals
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def end_if_told(signals: Signals, folder: SweepFolder, launcher: Launcher) -> None:
+    """Raise Stopped, or Interrupted, if a signal has come."""
+    if signals.noted is None:
+        return
+    jobs = "" if launcher.own else ", its jobs go on"
+    message = f"stopped by {signals.noted.name}{jobs}; go on with run_dir={folder.path}"
+    raise Interrupted(message) if signals.noted == signal.SIGINT else Stopped(message)
+
+
+def how(code: int) -> str:
+    """In what way a job has failed."""
+    return f"failed by signal {-code}" if code < 0 else f"failed (exit code {code})" if code else "failed"
 
 
 def shown(job: Job, *, without: Collection[str] = ()) -> str:
@@ -173,10 +185,6 @@ def _fill(
             later.append(job)
         else:
             running.append((job, process))
+            folder.note(job.number, failed=None)
             print(f"job {job.number} started: {shown(job, without=common)}", flush=True)
     return later
-
-
-def _why(code: int, folder: SweepFolder, job: Job) -> str:
-    how = f" by signal {-code}" if code < 0 else f" (exit code {code})" if code else ""
-    return f"{how}: {last_line(folder, job)}"

@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import Elsewhere, Running
+from mwa_lightning.training.signals import held_back
+from mwa_lightning.whole_files import writing
 
 # Without the current directory among the places that modules come from.
 TRAIN = (sys.executable, "-P", "-m", "mwa_lightning.cli.train")
@@ -51,18 +53,21 @@ class LocalLauncher:
         return [self._start(job) for job in jobs]
 
     def _start(self, job: Job) -> Running | None:
-        with self._folder.log(job).open("ab") as log:
+        with writing(self._folder.log(job)):
+            log = self._folder.log(job).open("ab")
+        with log:
             if not _lock(log):
                 return None
             taken = [slot for slot, process in self._slots.items() if process.poll() is None]
             slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-            process = subprocess.Popen(
-                [*TRAIN, *self._folder.command(job)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(slot),
-            )
+            with held_back():
+                process = subprocess.Popen(
+                    [*TRAIN, *self._folder.command(job)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment(slot),
+                )
         self._slots[slot] = LocalProcess(process)
         return self._slots[slot]
 

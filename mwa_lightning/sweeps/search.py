@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,15 @@ from mwa_lightning.sweeps.launching import (
     Launcher,
     Running,
     end_all,
-    ended_by_signals,
+    end_if_told,
+    how,
     last_line,
     shown,
+    told,
 )
 from mwa_lightning.sweeps.space import word
 from mwa_lightning.sweeps.study import SharedStudy, directory_of
+from mwa_lightning.training.signals import Signals
 
 # So many trials that fail one after the other have a reason in common.
 _HOPELESS = 3
@@ -37,6 +41,7 @@ class _Attempt:
     trial: Trial
     job: Job
     process: Running
+    reported: set[int]  # the epochs that an earlier start has told the study of
     epochs: set[int] = field(default_factory=set)
     hopeless: bool = False
 
@@ -55,14 +60,16 @@ class Search:
         self.max_epochs = max_epochs
         self._running: list[_Attempt] = []
         self._failures = 0
+        self._signals = Signals()
 
     def carry_out(self) -> None:
         """Start trials and wait for them, those of other processes included, which are taken up if these die.
 
-        Raises JobsFailed at the end if any trial failed, TrainingError as soon as several fail one after the other.
+        Raises JobsFailed at the end if any trial failed, TrainingError as soon as several fail one after the other,
+        Stopped or Interrupted at a signal.
         """
         print(f"search in {self.folder.path}", flush=True)
-        with ended_by_signals():
+        with told(self.launcher) as self._signals:
             try:
                 with self.folder.locked():
                     self.shared.retry(failed=True)
@@ -70,6 +77,7 @@ class Search:
                     for attempt in list(self._running):
                         self._look(attempt)
                     time.sleep(LOOK)
+                    self._end_if_told()
             except BaseException:
                 if self.launcher.own:
                     end_all([attempt.process for attempt in self._running])
@@ -86,6 +94,7 @@ class Search:
         """Start trials while there is room; whether any was."""
         begun = False
         while len(self._running) < self.launcher.room:
+            self._end_if_told()
             with self.folder.locked():
                 trial = self.shared.ask()
                 if trial is None:
@@ -103,9 +112,10 @@ class Search:
         process = Done() if self.folder.run(job).finished else self.launcher.find(job)
         if process is None:
             (process,) = self.launcher.start([job])
+            self.folder.note(job.number, failed=None)
             print(f"trial {job.number} started: {shown(job, without=self.words)}", flush=True)
         assert process is not None, "its log was free"
-        self._running.append(_Attempt(trial, job, process))
+        self._running.append(_Attempt(trial, job, process, reported=self.shared.reported(trial)))
 
     def _look(self, attempt: _Attempt) -> None:
         """Tell the study what a run has come to."""
@@ -114,19 +124,22 @@ class Search:
         for epoch, value in read_curve(run.metrics_table, self.objective).items():
             if epoch not in attempt.epochs:
                 attempt.epochs.add(epoch)
-                attempt.trial.report(value, epoch)
+                if epoch not in attempt.reported:
+                    attempt.trial.report(value, epoch)
                 hopeless = epoch < self.max_epochs and not attempt.hopeless and attempt.trial.should_prune()
                 if hopeless and code is None:
                     attempt.hopeless = True
                     attempt.process.end()
         if code is None:
             return
+        self._end_if_told()  # a terminal tells the runs too
         self._running.remove(attempt)
-        study = self.shared.study
+        study, found = self.shared.study, None
         if run.finished:
-            value = run.read_metrics()[self.objective]
-            study.tell(attempt.trial, value)
-            print(f"trial {number} through: {self.objective} {value:.2f}", flush=True)
+            found = run.read_metrics().get(self.objective, math.nan)
+        if found is not None and not math.isnan(found):
+            study.tell(attempt.trial, found)
+            print(f"trial {number} through: {self.objective} {found:.2f}", flush=True)
             self._failures = 0
         elif attempt.hopeless:
             last = max(attempt.epochs)  # it may have come further until it ended
@@ -134,18 +147,22 @@ class Search:
             self.folder.note(number, pruned=last)
             print(f"trial {number} pruned after epoch {last}", flush=True)
             self._failures = 0
-        elif isinstance(attempt.process, Elsewhere):
+        elif found is None and isinstance(attempt.process, Elsewhere):
             # Its process had lost whoever started it, and ended on the way.
             (process,) = self.launcher.start([attempt.job])
             attempt.process = process or attempt.process
             self._running.append(attempt)
         else:
+            said = f"{self.objective} is no number" if found is not None else last_line(self.folder, attempt.job)
             study.tell(attempt.trial, state=TrialState.FAIL)
-            said = last_line(self.folder, attempt.job)
-            print(f"trial {number} failed (exit code {code}): {said}", flush=True)
+            self.folder.note(number, failed=how(code))
+            print(f"trial {number} {how(code)}: {said}", flush=True)
             self._failures += 1
             if self._failures == _HOPELESS:
                 raise TrainingError(f"{_HOPELESS} trials one after the other failed; the last said: {said}")
+
+    def _end_if_told(self) -> None:
+        end_if_told(self._signals, self.folder, self.launcher)
 
     def _others(self) -> bool:
         """Whether other processes' trials are still running; those of dead ones are queued here."""

@@ -5,30 +5,47 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import secrets
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.sweeps.folder import SweepFolder
+from mwa_lightning.whole_files import whole_file, writing
 
 DATABASE = "study.db"
+_WAIT = 60  # seconds for another process to let go of the database
+# What SQLite says, and what to do.
+_DAMAGED = "it is damaged, put a whole one in its place, or choose another run_dir"
+_ADVICE = {
+    "locked": f"another program has kept it locked for {_WAIT} seconds, end that",
+    "disk is full": "make room on its disk",
+    "disk I/O": "mend its disk",
+    "readonly": "make it writable",
+    "unable to open": "make its folder writable",
+    "table schema": "it is of another version of optuna, take that one, or choose another run_dir",
+}
 _DIRECTORY, _OWNER, _SEARCH = "directory", "owner", "search"
 
 
 class SharedStudy:
     """`study.db` in a folder, which several processes, on one machine or more, may work on at a time.
 
-    A trial that failed, or whose process has died, is tried again under a new number of optuna's and in the run
-    directory of the first, so that it goes on from its checkpoint. What a trial is given depends on the seed and the
-    trials before it alone, so a search that was stopped goes on as if it had not been.
+    A trial whose process has died waits to be taken up again, as what it was. One that failed is tried again under a
+    new number of optuna's. Both go on in the same run directory, from their checkpoint. What a trial is given depends
+    on the seed, its number and the trials before it alone, so a search that was stopped goes on as if it had not been.
 
     Everything but `report` wants the folder's lock. Raises ConfigError if the folder holds another search.
     """
@@ -40,14 +57,14 @@ class SharedStudy:
         self.folder = folder
         self._space = dict(space)
         self._settings = settings
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder.path / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-        self.study = optuna.create_study(
-            storage=storage,
+        database = folder.path / DATABASE
+        if not database.is_file():
+            _make_database(database)
+        self._storage = _storage(database)
+        self.study = optuna.load_study(
+            storage=self._storage,
             study_name="study",
-            load_if_exists=True,
-            direction="maximize",
+            sampler=_SamplerByPlace(settings),
             pruner=_pruner(settings, max_epochs),
         )
         self._owner = _Owner(folder.path)
@@ -59,18 +76,19 @@ class SharedStudy:
             self.study.set_user_attr(_SEARCH, dict(search))
         elif changed := [key for key in search if search[key] != noted.get(key)]:
             key = changed[0]
+            other = "other words" if key == "words" else f"another {key}"
+            before, now = (shlex.join(v) if key == "words" else v for v in (noted.get(key), search[key]))
             raise ConfigError(
-                f"run_dir={self.folder.path}: holds a search with another {key}: {noted.get(key)}, not {search[key]}; "
-                "choose another folder"
+                f"run_dir={self.folder.path}: holds a search with {other}: {before}, not {now}; choose another folder, "
+                "or go on with run_dir alone"
             )
 
     def retry(self, *, failed: bool) -> None:
         """Queue again the trials whose process has died, and with `failed` those that failed."""
         for trial in self.current():
-            dead = trial.state == TrialState.RUNNING and not self._owner.alive(trial.user_attrs.get(_OWNER))
-            if dead:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            if dead or (failed and trial.state == TrialState.FAIL):
+            if trial.state == TrialState.RUNNING and not self._owner.alive(trial.user_attrs.get(_OWNER)):
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            elif failed and trial.state == TrialState.FAIL:
                 self.study.enqueue_trial(trial.params, user_attrs={_DIRECTORY: directory_of(trial)})
 
     def ask(self) -> Trial | None:
@@ -79,10 +97,13 @@ class SharedStudy:
         queued = any(trial.state == TrialState.WAITING for trial in trials)
         if not queued and len(self.current()) >= self._settings.trials:
             return None
-        self.study.sampler = _sampler(self._settings, number=len(trials))
         trial = self.study.ask(self._space)
         trial.set_user_attr(_OWNER, self._owner.name)
         return trial
+
+    def reported(self, trial: Trial) -> set[int]:
+        """The epochs whose figure the study has of a trial."""
+        return set(self._storage.get_trial(trial._trial_id).intermediate_values)
 
     def current(self) -> list[FrozenTrial]:
         """The trials, of one that was tried again only the last."""
@@ -97,18 +118,58 @@ class SharedStudy:
         self._owner.close()
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what SQLite has against `study.db` into a StorageError of one line."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, RuntimeError, KeyError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        what = next((advice for words, advice in _ADVICE.items() if words in reason), _DAMAGED)
+        raise StorageError(
+            f"{DATABASE} of the search cannot be used ({reason}): {what}; then start the same command again"
+        ) from error
+
+
+def _reason(error: BaseException) -> str | None:
+    """What SQLite said, or optuna of a database of another version or without its study; None for anything else."""
+    if isinstance(error, DBAPIError):
+        return str(error.orig)
+    if isinstance(error, StorageInternalError) and isinstance(error.__cause__, SQLAlchemyError):
+        return _reason(error.__cause__)
+    said = str(error).strip("'\"").partition("\n")[0].rstrip(".")
+    known = isinstance(error, StorageInternalError | SQLAlchemyError) or "table schema" in said or "not exist" in said
+    return said if known else None
+
+
+def _make_database(path: Path) -> None:
+    """Make the database under a temporary name: one that is cut short, optuna neither takes nor mends."""
+    with whole_file(path) as file:
+        storage = _storage(Path(file.name))
+        optuna.create_study(storage=storage, study_name="study", direction="maximize")
+        storage.engine.dispose()
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _WAIT}})
+
+
 def directory_of(trial: Trial | FrozenTrial) -> int:
     """The number of a trial's run directory: that of its first try."""
     return int(trial.user_attrs.get(_DIRECTORY, trial.number))
 
 
 def recorded_words(folder: SweepFolder) -> list[str]:
-    """The words that an earlier start was given, none if there was none."""
+    """The words that an earlier start was given, none if there was none. Raises ConfigError if they are lost."""
     if not (folder.path / DATABASE).is_file():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     studies = optuna.study.get_all_study_summaries(f"sqlite:///{folder.path / DATABASE}")
     noted = [summary.user_attrs[_SEARCH] for summary in studies if _SEARCH in summary.user_attrs]
+    if not noted and folder.read():
+        raise ConfigError(f"run_dir={folder.path}: its {DATABASE} holds no search: {_DAMAGED}")
     return list(noted[0]["words"]) if noted else []
 
 
@@ -118,7 +179,8 @@ class _Owner:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.name = f".owner-{secrets.token_hex(6)}"
-        self._file = (folder / self.name).open("wb")
+        with writing(folder / self.name):
+            self._file = (folder / self.name).open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def alive(self, name: str | None) -> bool:
@@ -141,13 +203,36 @@ class _Owner:
         self._file.close()
 
 
-def _sampler(settings: DictConfig, *, number: int) -> BaseSampler:
-    """A sampler for one trial, whose random numbers follow from the seed and the trial's number."""
-    digest = hashlib.sha256(f"{settings.seed} {number}".encode()).digest()
-    seed = int.from_bytes(digest[:4])
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=settings.startup_trials)
+class _SamplerByPlace(BaseSampler):
+    """Random numbers that follow from the seed, the number of the trial and the name of the parameter.
+
+    So a trial that was half drawn when its process was killed is given the same values.
+    """
+
+    def __init__(self, settings: DictConfig) -> None:
+        self._settings = settings
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: each parameter is drawn for itself."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value."""
+        settings = self._settings
+        digest = hashlib.sha256(f"{settings.seed} {trial.number} {param_name}".encode()).digest()
+        seed = int.from_bytes(digest[:4])
+        sampler: BaseSampler = RandomSampler(seed=seed)
+        if settings.sampler != "random":
+            sampler = TPESampler(seed=seed, n_startup_trials=settings.startup_trials)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _pruner(settings: DictConfig, max_epochs: int) -> BasePruner:

@@ -2,13 +2,16 @@
 
 A handler may run anywhere, in mid-step and in mid-save, so it only notes the signal. The run looks at places where it
 can end: between the parts of the set-up, between two steps, between two batches of an evaluation. Where there is
-nothing to save, in `mwa-eval` and at Ctrl-C, the handler ends it on the spot.
+nothing to save, the handler ends it on the spot: always in `mwa-eval`, and at Ctrl-C but for the training itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,7 +21,10 @@ from mwa_lightning.errors import Interrupted, Stopped
 
 # What SLURM may be told to send (`sbatch --signal`): users have these for themselves.
 REQUEUE_SIGNALS = ("USR1", "USR2")
-_ALL = (signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
+_ALL = (signal.SIGINT, signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
+
+# Seconds until Ctrl-C is tried again that came where nothing can be raised.
+_SOON = 0.01
 
 
 class Signals:
@@ -27,6 +33,10 @@ class Signals:
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
         self.count = 0
+        # What the first Ctrl-C says while it is noted as the others are; None where it ends the process on the spot.
+        self.at_interrupt: str | None = None
+        self.interrupted = False  # whether Interrupted was raised, whatever a library has made of it
+        self._process = os.getpid()
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep the first signal; those that follow, such as SLURM's at the requeueing, ask for the same."""
@@ -34,13 +44,21 @@ class Signals:
         if self.noted is None:
             self.noted = signal.Signals(number)
 
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C: note it, or raise Interrupted; a second one ends the process at once, whatever it is doing."""
+        if os.getpid() != self._process:
+            return  # one that reads data
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        Signals.note(self, number)
+        if self.at_interrupt is None:
+            self.interrupted = True
+            raise Interrupted
+        with contextlib.suppress(OSError):
+            os.write(2, self.at_interrupt.encode())  # unlike print, it may come between the halves of another's line
+
 
 class Breaking(Signals):
     """Signals of which the first ends this process's work at once. Raises Stopped wherever that is just then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._process = os.getpid()
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep it too: a library may have caught what was raised. Processes that read data are no concern of it."""
@@ -53,24 +71,49 @@ class Breaking(Signals):
 def listening(requeue_signal: str, signals: Signals | None = None) -> Iterator[Signals]:
     """Note SIGTERM and SIG<requeue_signal> in place of dying of them; for the main thread of a command.
 
-    Ctrl-C raises Interrupted.
+    Ctrl-C raises Interrupted, or is noted, as the signals say.
     """
     signals = signals or Signals()
     numbers = (signal.SIGTERM, signal.Signals[f"SIG{requeue_signal}"])
     before: dict[int, Any] = {number: signal.signal(number, signals.note) for number in numbers}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it otherwise, as nohup does
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
-    let_in()
     try:
-        yield signals
+        with interruptible(signals):
+            let_in()
+            yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more would only disturb the clearing away
-    raise Interrupted
+@contextmanager
+def interruptible(signals: Signals) -> Iterator[Signals]:
+    """Have the signals take Ctrl-C. Raises Interrupted, also in place of what a library has made of it."""
+    before = signal.getsignal(signal.SIGINT)
+    # None and SIG_IGN: somebody wants it otherwise, as nohup does.
+    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    signal.signal(signal.SIGINT, signals.interrupt)
+    hook = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        """Python cannot raise it where it just was, such as in what it calls when a module is imported."""
+        if not isinstance(lost.exc_value, Interrupted):
+            hook(lost)
+            return
+        signal.signal(signal.SIGINT, signals.interrupt)
+        threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    sys.unraisablehook = again
+    try:
+        yield signals
+    except Exception as error:
+        if signals.interrupted:
+            raise Interrupted from error
+        raise
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

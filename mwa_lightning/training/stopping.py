@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Stopped, UserError
+from mwa_lightning.errors import Interrupted, Stopped, UserError
 from mwa_lightning.training import slurm
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # How long the other ranks wait for the first to have left, in seconds.
 _PATIENCE = 120.0
+
+_AT_INTERRUPT = "mwa-train: Ctrl-C: ends after this step, or after validation, and saves; once more ends it at once\n"
 
 
 class StopAgreement(pl.Callback):
@@ -64,8 +67,13 @@ class StopAgreement(pl.Callback):
             raise Stopped(f"{told.name} before the first step")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the ranks' own line."""
+        """Open the ranks' own line; from now on there is something to save, also at Ctrl-C."""
         self._connect(trainer)
+        self.signals.at_interrupt = _AT_INTERRUPT if trainer.is_global_zero else ""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is saved."""
+        self.signals.at_interrupt = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -139,31 +147,36 @@ class StopAgreement(pl.Callback):
 def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
-    Raises Stopped, also where a process finds the others gone that had the same signal. Whatever else ends the run, the
-    loggers are closed.
+    Raises Stopped, at Ctrl-C Interrupted, also where a process finds the others gone that had the same signal. Whatever
+    else ends the run, the loggers are closed.
     """
     signals = stop.signals
     try:
         yield
-    except Exception as error:
-        if isinstance(error, Stopped):
-            why = str(error)
+    except (Exception, Interrupted) as error:
+        signals.at_interrupt = None
+        keyboard = signals.noted == signal.SIGINT
+        if signals.interrupted:  # whatever a library has made of it
+            why = "interrupted"
+        elif isinstance(error, Stopped):
+            why = f"stopped by {error}"
         elif isinstance(error, RuntimeError) and signals.noted is not None and processes.count > 1:
-            why = f"{signals.noted.name}, as the other ranks were"
+            why = f"stopped by {signals.noted.name}, as the other ranks were"
         else:
             _close(stop, error.exit_code if isinstance(error, UserError) else 1)
             raise
         came = signals.count
-        said = _what_next(config, run) if processes.first else ""
+        said = _what_next(config, run, requeue=not keyboard) if processes.first else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
-        _close(stop, Stopped.exit_code)
+        _close(stop, Interrupted.exit_code if keyboard else Stopped.exit_code)
         if isinstance(error, Stopped) and not processes.first:
             _let_first_leave(signals, came)
-        raise Stopped(f"stopped by {why}; {said}") from error
+        message = f"{why}; {said}"
+        raise (Interrupted(message) if keyboard else Stopped(message)) from error
 
 
-def _what_next(config: DictConfig, run: RunDirectory) -> str:
-    if config.training.requeue and slurm.batch_job() is not None:
+def _what_next(config: DictConfig, run: RunDirectory, *, requeue: bool) -> str:
+    if requeue and config.training.requeue and slurm.batch_job() is not None:
         said = slurm.requeue()
         log.info("%s", said)
         return said

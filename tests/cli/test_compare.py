@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,12 +44,26 @@ def test_compare__exact_csv_to_a_file(runs: Path, elsewhere: Path, capsys: pytes
     )
 
 
+def test_compare__terminal_without_the_letters_and_a_reader_that_leaves(runs: Path) -> None:
+    (runs / "1").rename(runs / os.fsdecode(b"gr\xc3\xb6\xc3\x9fe \xff"))
+    command = [sys.executable, "-m", "mwa_lightning.cli.compare", "runs"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=runs.parent, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"| gr\\xf6\\xdfe \\udcff | 0.2 | through |" in done.stdout
+    left = subprocess.run(
+        ["sh", "-c", '"$@" | true', "sh", *command], capture_output=True, cwd=runs.parent, check=False
+    )
+    assert left.stderr == b""
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("", ["one folder or more"]),
         ("gone", ["gone", "no such folder"]),
         ("runs figures=[val/acuracy]", ["val/acuracy", "val/accuracy"]),
+        ("runs sort=val/acuracy", ["val/acuracy", "val/accuracy"]),
         ("runs figures=val/accuracy", ["figures=val/accuracy", "a list of figures"]),
         ("runs format=html", ["format=html", "markdown, csv"]),
         ("runs output=gone/table.csv", ["output=", "there is no folder"]),

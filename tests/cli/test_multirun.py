@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from mwa_lightning.cli.multirun import numbered
 from mwa_lightning.data.scenes import write_scenes
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.folder import Job
+from tests.commands import start_command
 
 TINY = (
     "trainer.max_steps=2",
@@ -40,11 +40,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, alone: bool = False) -> subprocess.Popen[str]:
     """`mwa-train` as a process of its own."""
-    command = [sys.executable, "-m", "mwa_lightning.cli.train", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return start_command("train", *arguments, alone=alone)
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -127,6 +125,7 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
         ("seed=1,2 launcher=slurm trainer.devices=auto", ["trainer.devices=auto"]),
         ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher.partitoin", "Did you mean launcher.partition?"]),
         ("seed=1,2 run_dir=taken", ["run_dir=", "no multirun.yaml"]),
+        ("run_dir=swep", ["run_dir=", "holds no sweep to go on with"]),
     ],
 )
 def test_multirun__refused_before_anything_starts(
@@ -168,7 +167,7 @@ def test_multirun__one_fails_and_is_gone_on_with(scenes: Path, tmp_path: Path) -
     assert code == 2
     assert error.splitlines()[-1].startswith("mwa-train: error: 2 of 4 jobs failed (0, 1)")
     assert "scene_test_000002.jpg" in out
-    assert "| 0 |  | not started |" in out
+    assert "| 0 |  | failed (exit code 2) |" in out
     assert [words[-2:] for words in recorded(folder).values()] == [
         [f"data.root={root}", f"adapter={adapter}"] for root in (broken, scenes) for adapter in ("head_only", "mwa")
     ]
@@ -205,6 +204,37 @@ def test_multirun__killed_and_started_again(scenes: Path, tmp_path: Path) -> Non
     assert "job 0 started" not in out
     assert out.count(" | through | ") == 2
     assert (folder / "0" / "train.log").read_text().count("What trains") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_multirun__ctrl_c_stops_it_and_the_same_command_goes_on(scenes: Path, tmp_path: Path) -> None:
+    """A terminal sends it to the sweep, to its two jobs and to the two processes of each."""
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
+    words = ["-m", *two, *TINY[1:], "trainer.max_epochs=12", f"data.root={scenes}", "adapter=head_only", "seed=1,2,3"]
+    folder = tmp_path / "sweep"
+    process = start(*words, "launcher.jobs=2", f"run_dir={folder}", alone=True)
+    logs = [folder / number / "train.log" for number in ("0", "1")]
+    while not all(log.is_file() and "epoch 2: training" in log.read_text() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, error = finished(process)
+    assert code == 130, error
+    assert error == (
+        "Ctrl-C: its jobs save and end, then the sweep; once more ends all at once\n"
+        f"mwa-train: stopped by SIGINT; go on with run_dir={folder}\n"
+    )
+    assert out.count(" | not finished | ") == 2
+    assert out.count(" | not started | ") == 1
+    for number in ("0", "1"):
+        said = (folder / f"{number}.log").read_text()
+        assert "Traceback" not in said
+        assert re.search(r"mwa-train: stopped by SIGINT after step \d+, which is saved; go on with run_dir=", said)
+    code, out, error = finished(start("-m", f"run_dir={folder}", "launcher.jobs=3"))
+    assert code == 0, error
+    assert out.count(" | through | ") == 3
+    assert [log.read_text().count("going on from") for log in logs] == [1, 1]
 
 
 @pytest.mark.slow

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -19,6 +23,10 @@ from optuna.trial import TrialState
 
 from mwa_lightning.cli import tune
 from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.sweeps import local
+from mwa_lightning.sweeps.study import SharedStudy
+from tests.commands import start_command
+from tests.sweeps.conftest import SHORT
 
 TINY = (
     "adapter=head_only",
@@ -37,11 +45,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, alone: bool = False) -> subprocess.Popen[str]:
     """`mwa-tune` as a process of its own."""
-    command = [sys.executable, "-m", "mwa_lightning.cli.tune", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return start_command("tune", *arguments, alone=alone)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -83,6 +89,128 @@ def test_tune__without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "pip install 'mwa-lightning[tune]'" in capsys.readouterr().err
 
 
+def damaged(database: Path) -> None:
+    content = bytearray(database.read_bytes())
+    content[4096:] = bytes(random.Random(0).randbytes(len(content) - 4096))
+    database.write_bytes(content)
+
+
+def lost(database: Path) -> None:
+    database.unlink()
+
+
+def empty(database: Path) -> None:
+    database.write_bytes(b"")
+
+
+def no_database(database: Path) -> None:
+    database.write_text("notes of mine\n" * 1000)
+
+
+def of_another_version(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("update version_info set schema_version = 11, library_version = '2.0.0'")
+        connection.execute("update alembic_version set version_num = 'v0.9.0.a'")
+        connection.commit()
+
+
+@pytest.fixture
+def study(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The folder of a search of two trials, both through; further ones are short processes too."""
+    monkeypatch.setattr(local, "TRAIN", SHORT)
+    assert tune.main(["adapter=head_only", "optim.lr=1e-3,1e-2", "tune.trials=2", "run_dir=search"]) == 0
+    assert capsys.readouterr().out.count("| through |") == 2
+    return elsewhere / "search"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damaged, ["study.db", "damaged"]),
+        (no_database, ["study.db", "not a database", "damaged"]),
+        (of_another_version, ["study.db", "another version of optuna"]),
+        (lost, ["run_dir=", "lost its study.db"]),
+        (empty, ["study.db", "damaged"]),
+    ],
+)
+def test_tune__database_that_cannot_be_read(
+    damage: Callable[[Path], None], words: list[str], study: Path, refuses: Callable[..., None]
+) -> None:
+    damage(study / "study.db")
+    refuses("mwa-tune", tune.main, ["run_dir=search", "tune.trials=3"], words)
+    assert not (study / "2").exists()
+
+
+def test_tune__database_that_is_locked(
+    study: Path, refuses: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mwa_lightning.sweeps.study._WAIT", 0.2)
+    with contextlib.closing(sqlite3.connect(study / "study.db")) as connection:
+        connection.execute("begin exclusive")
+        refuses("mwa-tune", tune.main, ["run_dir=search", "tune.trials=3"], ["database is locked", "another program"])
+    assert tune.main(["run_dir=search", "tune.trials=3"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("optim.lr=1e-3,1e-1", ["other words", "optim.lr=1e-3,1e-2, not optim.lr=1e-3,1e-1", "another folder"]),
+        ("adapter=mwa optim.lr=1e-3,1e-2", ["other words"]),
+        ("tune.seed=3", ["another seed: 42, not 3"]),
+        ("tune.objective=val/t2i_r1", ["another objective: val/mean_recall, not val/t2i_r1"]),
+    ],
+)
+def test_tune__another_search_in_the_folder(
+    line: str, words: list[str], study: Path, refuses: Callable[..., None]
+) -> None:
+    refuses("mwa-tune", tune.main, [*line.split(), "run_dir=search"], words)
+
+
+def test_tune__database_goes_in_mid_search(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that is under way is ended, and gone on with once the database is back."""
+    copy = (study / "study.db").read_bytes()
+    ask = SharedStudy.ask
+
+    def breaking(shared: SharedStudy) -> Any:
+        trial = ask(shared)
+        no_database(study / "study.db")
+        return trial
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStudy, "ask", breaking)
+        assert tune.main(["run_dir=search", "tune.trials=3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("mwa-tune: error: study.db of the search cannot be used (")
+    (study / "study.db").write_bytes(copy)
+    assert tune.main(["run_dir=search", "tune.trials=3"]) == 0
+    assert [trial.state for trial in trials(study)] == [TrialState.COMPLETE] * 3
+
+
+def test_tune__full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the first file is that there is no room for."""
+    monkeypatch.setattr(local, "TRAIN", SHORT)
+    words = ["adapter=head_only", SPACE, "tune.trials=3", f"run_dir={small_disk / 'search'}"]
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    for room in range(0, 1024, 28):
+        os.truncate(small_disk / "ballast", 2**22 - room * 1024)
+        code = tune.main(words)
+        captured = capsys.readouterr()
+        if code == 0:
+            break
+        *_, line = captured.err.splitlines()
+        assert code == 2, captured.err
+        assert "Traceback" not in captured.err
+        words_of_it = ("No space left on device", "disk is full", "jobs failed", "trials one after the other failed")
+        assert any(each in line for each in words_of_it), line
+    assert code == 0
+    assert [trial.state for trial in trials(small_disk / "search")][-3:] == [TrialState.COMPLETE] * 3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_tune__killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
@@ -101,13 +229,12 @@ def test_tune__killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
     out, error = second.communicate(timeout=1500)
     assert second.returncode == 0, error
     states = [trial.state for trial in trials(folder)]
-    assert states == [TrialState.FAIL, *[TrialState.COMPLETE] * 3]
+    assert states == [TrialState.COMPLETE] * 3
     assert (folder / "0" / "train.log").read_text().count("What trains") == 1
     jobs = yaml.safe_load((folder / "multirun.yaml").read_text())["jobs"]
-    # Trial 1 is trial 0 again, in its directory.
-    assert sorted(jobs) == [0, 2, 3] == sorted(int(path.parent.name) for path in folder.glob("*/metrics.json"))
+    assert sorted(jobs) == [0, 1, 2] == sorted(int(path.parent.name) for path in folder.glob("*/metrics.json"))
     values = {}
-    for trial in trials(folder)[1:]:
+    for trial in trials(folder):
         number = trial.user_attrs.get("directory", trial.number)
         config = yaml.safe_load((folder / str(number) / "config.yaml").read_text())
         assert float(config["optim"]["lr"]) == trial.params["optim.lr"]
@@ -119,6 +246,44 @@ def test_tune__killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
     assert named is not None
     assert values[int(named[1])] == best
     assert f"data.root={scenes}" in named[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_tune__stopped_ends_as_one_that_was_not(told: signal.Signals, scenes: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the search and its runs, SIGTERM the search alone: runs save, no trial is lost or failed."""
+    words = [*TINY, "trainer.max_epochs=3", f"data.root={scenes}", SPACE, "tune.startup_trials=2", "tune.trials=2"]
+    words += ["tune.pruner=none", "callbacks.progress_bar=false", "adapter=mwa", "trainer.accelerator=cpu"]
+    folder, codes, lines = tmp_path / "search", [], []
+    for mark in ("epoch 1: training", "epoch 2: validation", "", None):
+        process = start(*words, f"run_dir={folder}", alone=True)
+        log = folder / "0" / "train.log"
+        while mark is not None and process.poll() is None:
+            if (not mark and (folder / "1.log").is_file()) or (mark and log.is_file() and mark in log.read_text()):
+                (os.killpg if told == signal.SIGINT else os.kill)(process.pid, told)
+                break
+            time.sleep(0.01)
+        out, error = process.communicate(timeout=600)
+        codes.append(process.returncode)
+        lines.append(error)
+        assert "Traceback" not in out + error + "".join(path.read_text() for path in folder.glob("*.log"))
+        if mark is not None:
+            assert {trial.state for trial in trials(folder)} <= {TrialState.RUNNING, TrialState.COMPLETE}
+    assert codes == [130 if told == signal.SIGINT else 75] * 3 + [0]
+    assert [error.splitlines()[-1] for error in lines[:3]] == [
+        f"mwa-tune: stopped by {told.name}; go on with run_dir={folder}"
+    ] * 3
+    assert (folder / "0" / "train.log").read_text().count("going on from") == 2
+    whole = tmp_path / "whole"
+    _, error = (process := start(*words, f"run_dir={whole}")).communicate(timeout=600)
+    assert process.returncode == 0, error
+    assert [(t.number, t.state, t.params, t.value) for t in trials(folder)] == [
+        (t.number, t.state, t.params, t.value) for t in trials(whole)
+    ]
+    for number in ("0", "1"):
+        adapters = [(each / number / "adapter.safetensors").read_bytes() for each in (folder, whole)]
+        assert adapters[0] == adapters[1]
 
 
 @pytest.mark.slow

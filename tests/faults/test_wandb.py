@@ -24,10 +24,16 @@ Train = Callable[..., int]
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as its client asks for to begin a run; `broken` answers nothing but 500, from then on."""
+    """As much of W&B's server as its client asks for to begin a run, until it is `gone` in one of these ways.
+
+    `errors`: answers nothing but 500. `refused`: its port is closed. `silent`: it takes requests and never answers.
+    `garbage`: answers 200 with what is no JSON. `noise`: answers with what is no HTTP.
+    """
 
     protocol_version = "HTTP/1.1"
-    broken = False
+    gone: str | None = None
+    listening: ThreadingHTTPServer
+    finished: threading.Event
     ANSWERS: dict[str, Any] = {  # noqa: RUF012 (never changed)
         "Viewer": {"viewer": {"id": "v", "flags": "{}", "entity": "team", "username": "u", "teams": {"edges": []}}},
         "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}},
@@ -55,11 +61,28 @@ class Server(BaseHTTPRequestHandler):
             named = re.search(r"(?:query|mutation)\s+(\w+)", json.loads(body)["query"])
             answer = {"data": self.ANSWERS.get(named[1], {}) if named else {}}
         content = json.dumps(answer).encode()
-        self.send_response(500 if self.broken else 200)
+        if self.gone == "silent":
+            self.finished.wait()
+        if self.gone in ("refused", "silent", "noise"):
+            self.close_connection = True
+            if self.gone == "noise":
+                self.wfile.write(bytes(range(256)) * 4)
+            return
+        if self.gone == "garbage":
+            content = b"<html>\xff{" * 40
+        self.send_response(500 if self.gone == "errors" else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    @classmethod
+    def go(cls, manner: str) -> None:
+        """Be gone from now on."""
+        cls.gone = manner
+        if manner == "refused":
+            cls.listening.shutdown()
+            cls.listening.socket.close()
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -71,10 +94,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Ser
     import wandb
 
     class Own(Server):
-        pass
+        finished = threading.Event()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Own) as listening:
         listening.daemon_threads = True
+        listening.block_on_close = False
+        Own.listening = listening
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -83,6 +108,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Ser
         monkeypatch.delenv("WANDB_MODE", raising=False)
         wandb.teardown()
         yield Own
+        Own.finished.set()
         wandb.teardown()
         listening.shutdown()
 
@@ -136,7 +162,9 @@ def test_no_account__is_told_before_anything_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("manner", ["errors", "refused", "silent", "garbage", "noise"])
 def test_server_goes__the_run_ends_as_ever_and_soon(
+    manner: str,
     server: type[Server],
     tmp_path: Path,
     whole: Path,
@@ -148,7 +176,7 @@ def test_server_goes__the_run_ends_as_ever_and_soon(
     run, times = tmp_path / "run", []
 
     def go() -> None:
-        server.broken = True
+        server.go(manner)
         times.append(time.monotonic())
 
     with happening("epoch 2: validation", go):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,11 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalLauncher]:
         return LocalLauncher(OmegaConf.create({"name": "local", "jobs": jobs, "gpus": gpus}), folder)
 
     return make
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

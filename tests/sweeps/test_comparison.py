@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +116,77 @@ def test_read_runs__of_several_folders(sweep: Path, tmp_path: Path) -> None:
     one = leave(tmp_path / "one", figures(3.0))
     labels = [run.label for run in read_runs([sweep, one])]
     assert labels == [*(f"sweep/{number}" for number in range(6)), "one"]
+    other = leave(tmp_path / "elsewhere" / "one", figures(4.0))
+    assert [run.label for run in read_runs([one, other])] == [str(one), str(other)]
 
 
-@pytest.mark.parametrize(("what", "message"), [("gone", "no such folder"), ("empty", "neither it nor a folder in it")])
+def test_read_runs__whatever_lies_below(sweep: Path, tmp_path: Path) -> None:
+    """As in `logs/<task>/<name>/<time>`; what lies in a run directory is its own, and links lead nowhere twice."""
+    run = leave(tmp_path / "retrieval" / "größe|名前\n" / "2026", figures(3.0))
+    leave(run / "wandb" / "run-1" / "files", None)
+    leave(tmp_path / ".trash" / "1", None)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "retrieval" / "back").symlink_to(tmp_path, target_is_directory=True)
+    labels = [run.label for run in read_runs([tmp_path])]
+    assert labels == ["retrieval/größe|名前\n/2026", *(f"sweep/{number}" for number in range(6))]
+
+
+def test_table__of_different_tasks_and_evaluations(tmp_path: Path) -> None:
+    """Each has its figure; who has not the one that is sorted by, or no number, comes after those who have."""
+    runs = tmp_path / "runs"
+    found = {"val/accuracy": 90.0, "test/accuracy": 91.0, "time/fit_s": 1.0}
+    leave(runs / "a", found, training__monitor="val/accuracy")
+    leave(runs / "b", figures(math.nan))
+    leave(runs / "c", figures(50.0))
+    leave(runs / "d", figures(60.0))
+    leave(runs / "e", {"test/mean_recall": 40.0}, expect=None)
+    leave(runs / "f", None, split="val")
+    rows = table(read_runs([runs]), sort="val/mean_recall")
+    figure_names = ["val/accuracy", "val/mean_recall", "test/accuracy", "test/mean_recall"]
+    assert rows[0] == ["run", "split", "training.monitor", "state", *figure_names, "params/trainable", "time/fit_s"]
+    assert [(row[0], row[3]) for row in rows[1:]] == [
+        *(
+            ("d", "through"),
+            ("c", "through"),
+            ("a", "through"),
+            ("b", "through"),
+            ("e", "through"),
+            ("f", "not finished"),
+        )
+    ]
+    with pytest.raises(ConfigError, match="no run has the figure val/mean_recal; there are"):
+        table(read_runs([runs]), sort="val/mean_recal")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"), [("gone", "no such folder"), ("empty", "neither it nor a folder below it")]
+)
 def test_read_runs__refused(tmp_path: Path, what: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=message):
         read_runs([tmp_path / what])
 
 
-def test_read_runs__damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", b'{"a": '),
+        ("metrics.json", b"[1, 2]"),
+        ("metrics.json", b'{"a": "b"}'),
+        ("config.yaml", b""),
+        ("config.yaml", b"- a"),
+        ("config.yaml", b"a: \xff"),
+        ("config.yaml", b"a: {"),
+    ],
+)
+def test_read_runs__damaged(tmp_path: Path, file: str, content: bytes) -> None:
     run = leave(tmp_path / "run", None)
-    (run / "metrics.json").write_text('{"a": ')
+    (run / file).write_bytes(content)
     with pytest.raises(ConfigError, match=r"run: config\.yaml or metrics\.json cannot be read"):
         read_runs([run])
 
 
 def test_formats() -> None:
-    rows = [["run", "a|b"], ["0", "x,y"]]
-    assert as_markdown(rows) == "| run | a\\|b |\n|---|---|\n| 0 | x,y |\n"
-    assert list(csv.reader(io.StringIO(as_csv(rows)))) == rows
+    rows = [["run", "a|b"], ["0", 'x,"y\n\nz\r|é']]
+    assert as_markdown(rows) == '| run | a\\|b |\n|---|---|\n| 0 | x,"y  z \\|é |\n'
+    assert list(csv.reader(io.StringIO(as_csv(rows), newline=""))) == rows

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mwa_lightning.errors import Interrupted, Stopped
+from mwa_lightning.sweeps.comparison import read_runs
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import JobsFailed, carry_out
 from mwa_lightning.sweeps.local import LocalLauncher
@@ -62,8 +64,11 @@ def test_carry_out__failure_does_not_stop_the_rest(
     assert caught.value.exit_code == 3
     assert folder.run(jobs[1]).finished
     assert "job 0 failed (exit code 3): short run: error: as was asked for" in capsys.readouterr().out
+    states = {run.label: run.state for run in read_runs([folder.path])}
+    assert states == {"0": "failed (exit code 3)", "1": "through", "2": "failed (exit code 1)"}
     (folder.path / "fail").unlink()
     carry_out(jobs, folder, launcher(folder))
+    assert folder.read() == jobs
     assert [len(starts(folder, number)) for number in range(3)] == [1, 1, 1]
 
 
@@ -111,15 +116,21 @@ def test_carry_out__a_job_that_another_left_unfinished_is_started(launcher: Make
     assert len(starts(folder, 0)) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_carry_out__a_signal_ends_the_jobs_too(launcher: Make, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(signal.SIGTERM, Stopped), (signal.SIGUSR1, Stopped), (signal.SIGINT, Interrupted)],
+)
+def test_carry_out__a_signal_ends_the_jobs_too(
+    launcher: Make, tmp_path: Path, number: signal.Signals, kind: type[BaseException], interruptible: None
+) -> None:
     folder, jobs = sweep(tmp_path, ("lr=1", "epochs=100", "epoch_s=0.2"), ("lr=2",))
     before = signal.getsignal(number)
     timer = threading.Timer(1.5, os.kill, (os.getpid(), number))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind, match=f"^stopped by {number.name}; go on with run_dir={folder.path}$"):
         carry_out(jobs, folder, launcher(folder))
     assert signal.getsignal(number) == before
+    assert folder.read() == jobs  # nothing is noted as failed
     assert launcher(folder).find(jobs[0]) is None  # its process is gone
     assert not (folder.path / "1").exists()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from mwa_lightning.errors import ConfigError, TrainingError
+from mwa_lightning.sweeps.comparison import read_runs
 from mwa_lightning.sweeps.folder import SweepFolder
 from mwa_lightning.sweeps.launching import JobsFailed
 from mwa_lightning.sweeps.local import LocalLauncher
@@ -98,15 +102,19 @@ def test_study__trial_of_a_dead_process_is_tried_again_in_its_directory(tmp_path
     dead.close()  # as when it is killed: the lock is gone
     third.retry(failed=False)
     third.retry(failed=False)
-    assert states(third) == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    assert states(third) == [TrialState.WAITING, TrialState.RUNNING]
     again = third.ask()
     assert again is not None
     assert again.params == first.params
-    assert (again.number, directory_of(again)) == (2, 0)
+    assert (again.number, directory_of(again)) == (0, 0)
     third.study.tell(again, state=TrialState.FAIL)
     assert [directory_of(trial) for trial in third.current()] == [0, 1]
     third.retry(failed=True)
-    assert third.study.get_trials()[-1].state == TrialState.WAITING
+    assert states(third) == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    more = third.ask()
+    assert more is not None
+    assert more.params == first.params
+    assert (more.number, directory_of(more)) == (2, 0)
 
 
 def test_search__finds_the_best(launcher: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +170,55 @@ def test_search__failed_trials_are_tried_again_when_it_is_started_again(launcher
     assert [job.number for job in again.folder.read()] == [0, 1]
 
 
+def test_search__what_fails_is_said_in_one_line_and_shown(
+    launcher: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Out of memory: a kill. A figure that is no number. The others are tried all the same."""
+    space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["1", "nan"])}
+    study = shared(tmp_path, space, trials=3)
+    (study.folder.path / "fail").touch()
+    for lr in ("1", "nan", "1"):
+        study.study.enqueue_trial({"lr": lr})
+    killed = search(study, launcher(study.folder), "fail=-9")
+    look = killed._look
+
+    def mended(attempt: Any) -> None:
+        look(attempt)
+        if states(study)[0] == TrialState.FAIL:
+            (study.folder.path / "fail").unlink(missing_ok=True)
+
+    killed._look = mended  # type: ignore[method-assign]
+    with pytest.raises(JobsFailed, match=r"2 of 3 jobs failed \(0, 1\)"):
+        killed.carry_out()
+    assert states(study) == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    out = capsys.readouterr().out
+    assert "trial 0 failed by signal 9: short run: error: as was asked for\n" in out
+    assert "trial 1 failed: val/score is no number\n" in out
+    assert [run.state for run in read_runs([study.folder.path])] == ["failed by signal 9", "through", "through"]
+
+
+def test_search__directory_of_a_trial_is_deleted(launcher: Make, tmp_path: Path) -> None:
+    """Of one that is through, its figure is known; one that is under way begins anew."""
+    killed = shared(tmp_path, trials=2)
+    first = search(killed, launcher(killed.folder), "epochs=2", "epoch_s=0.5")
+    while states(killed)[:1] != [TrialState.COMPLETE] or states(killed)[-1] != TrialState.RUNNING:
+        first._fill()
+        for attempt in list(first._running):
+            first._look(attempt)
+    (attempt,) = first._running
+    while not read_curve(killed.folder.run(attempt.job).metrics_table, "val/score"):
+        time.sleep(0.01)
+    attempt.process.end()
+    attempt.process.poll()
+    killed.close()
+    for number in (0, 1):
+        shutil.rmtree(killed.folder.path / str(number))
+    again = shared(tmp_path, trials=2)
+    search(again, launcher(again.folder), "epochs=2").carry_out()
+    assert states(again) == [TrialState.COMPLETE] * 2
+    assert [run.state for run in read_runs([again.folder.path])] == ["not started", "through"]
+
+
 def test_search__gives_up_when_all_fail(launcher: Make, tmp_path: Path) -> None:
     study = shared(tmp_path, trials=50)
     (study.folder.path / "fail").touch()
@@ -178,7 +235,7 @@ def test_search__run_that_outlived_its_search_is_not_repeated(launcher: Make, tm
     killed.close()
     again = shared(tmp_path, trials=2)
     search(again, launcher(again.folder), "epochs=3", "epoch_s=0.5").carry_out()
-    assert states(again) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert states(again) == [TrialState.COMPLETE, TrialState.COMPLETE]
     starts = (again.folder.path / "0" / "starts").read_text().splitlines()
     assert len(starts) == 1
 
