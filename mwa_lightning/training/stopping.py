@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Stopped, UserError
+from mwa_lightning.errors import MachineLost, Stopped, UserError
 from mwa_lightning.training import slurm
-from mwa_lightning.training.processes import Processes
+from mwa_lightning.training.processes import Processes, is_lost
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.signals import Signals
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # How long the other ranks wait for the first to have left, in seconds.
 _PATIENCE = 120.0
+# How long srun may take to tell the ranks that one of them has failed, in seconds: processes that read data hold up the
+# end of a killed one for five.
+_SRUN = 15.0
 
 
 class StopAgreement(pl.Callback):
@@ -139,27 +143,45 @@ class StopAgreement(pl.Callback):
 def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
-    Raises Stopped, also where a process finds the others gone that had the same signal. Whatever else ends the run, the
-    loggers are closed.
+    Raises Stopped, also where a process finds the others gone that had the same signal, or that are gone with their
+    machine. Whatever else ends the run, the loggers are closed.
     """
     signals = stop.signals
     try:
         yield
     except Exception as error:
-        if isinstance(error, Stopped):
-            why = str(error)
-        elif isinstance(error, RuntimeError) and signals.noted is not None and processes.count > 1:
-            why = f"{signals.noted.name}, as the other ranks were"
-        else:
+        stopped = error if isinstance(error, Stopped) else _left_alone(error, signals, processes)
+        if stopped is None:
             _close(stop, error.exit_code if isinstance(error, UserError) else 1)
             raise
         came = signals.count
-        said = _what_next(config, run) if processes.first else ""
+        said = _what_next(config, run) if processes.first or isinstance(stopped, MachineLost) else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
         _close(stop, Stopped.exit_code)
         if isinstance(error, Stopped) and not processes.first:
             _let_first_leave(signals, came)
-        raise Stopped(f"stopped by {why}; {said}") from error
+        raise type(stopped)(f"stopped by {stopped}; {said}") from error
+
+
+def _left_alone(error: Exception, signals: Signals, processes: Processes) -> Stopped | None:
+    """Why a rank that lost the others stops and the run goes on; None if one of them failed, or none is gone.
+
+    Where a rank has failed or was killed, srun sends SIGTERM to those that are left. It cannot know of what has
+    ended together with the machine that it was on.
+    """
+    if processes.count == 1 or not isinstance(error, RuntimeError):
+        return None
+    task = slurm.step()
+    if task is not None and is_lost(error):
+        # One after the other, so that the first who is left acts for all: then SLURM ends the rest.
+        end = time.monotonic() + _SRUN * (1 + task.node) + task.local_rank
+        while signals.noted is None:
+            if time.monotonic() > end:
+                return MachineLost("the loss of another machine")
+            time.sleep(0.1)
+        if signals.noted == signal.SIGTERM and not slurm.makes_room():
+            return None
+    return None if signals.noted is None else Stopped(f"{signals.noted.name}, as the other ranks were")
 
 
 def _what_next(config: DictConfig, run: RunDirectory) -> str:
