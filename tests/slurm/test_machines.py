@@ -27,8 +27,8 @@ def files_of(run: Path) -> set[str]:
 
 
 def process_of(job: str, rank: int) -> int:
-    """The process of a rank: that which slurmstepd has started."""
-    own = {f"SLURM_JOB_ID={job}", f"SLURM_PROCID={rank}"}
+    """The process of a rank: that which slurmstepd has started, and not the batch script, which is a rank 0 too."""
+    own = {f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0", f"SLURM_PROCID={rank}"}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
