@@ -40,10 +40,26 @@ class ProcessFailed(UserError):  # noqa: N818 (its own message was another proce
         super().__init__(f"rank {rank} ended {how}; all processes of the run were ended")
 
 
+class ConnectionLost(UserError):  # noqa: N818 (why is another process's to say)
+    """Another process of the run is gone, which somebody else has started and watches over."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of the run is gone: its message, or that of srun or torchrun, says why (if there is none, "
+            "it was killed, as happens where memory is short)"
+        )
+
+
 class Stopped(UserError):  # noqa: N818 (what was asked for)
     """A signal ended the run where the same command goes on with it; what was done is saved."""
 
     exit_code = 75  # "try again", as BSD's sysexits has it
+
+
+class MachineLost(Stopped):
+    """Other processes are gone with the machine that they were on; the run goes on from its last checkpoint."""
 
 
 class Interrupted(BaseException):

@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mwa_lightning.errors import ConfigError, ProcessFailed, UserError
+from mwa_lightning.errors import ConfigError, ConnectionLost, ProcessFailed, UserError
 from mwa_lightning.training.signals import held_back
 from mwa_lightning.training.slurm import Step, step
 
@@ -202,7 +202,8 @@ class Processes:
 def processes_of(config: DictConfig) -> Iterator[Processes]:
     """The processes of a run from its beginning to its end; what goes wrong in one of them ends all.
 
-    Raises ConfigError as `Processes` does, ProcessFailed if another process failed.
+    Raises ConfigError as `Processes` does, ProcessFailed if a process that this one has started failed, ConnectionLost
+    if another one is gone.
     """
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     processes = Processes(config)
@@ -224,6 +225,8 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
             distributed.destroy_process_group()
         if failed is not None:
             raise failed from error
+        if processes.started_for_us and is_lost(error):
+            raise ConnectionLost from error
         raise
     finally:
         for name, value in before.items():
@@ -232,6 +235,11 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
             else:
                 os.environ[name] = value
         torch.set_num_threads(threads)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether this is how a process learns that another one is gone; gloo has no type of error for it."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def _check_step(task: Step, *, devices: int, num_nodes: int) -> None:

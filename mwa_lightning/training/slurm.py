@@ -73,6 +73,12 @@ def requeue() -> str:
     return f"job {job} could not be requeued ({problem})" if problem else f"job {job} was requeued"
 
 
+def makes_room() -> bool:
+    """Whether it is the job that SLURM ends, or is going to: it was cancelled, pre-empted, or its time is over."""
+    about = _ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    return "JobState=RUNNING" not in about or "PreemptTime=None" not in about
+
+
 def _ask(*command: str) -> str:
     """What a command of SLURM prints, errors too."""
     try:

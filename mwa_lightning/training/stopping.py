@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Interrupted, Stopped, UserError
+from mwa_lightning.errors import Interrupted, MachineLost, Stopped, UserError
 from mwa_lightning.training import slurm
-from mwa_lightning.training.processes import Processes
+from mwa_lightning.training.processes import Processes, is_lost
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.signals import Signals
 
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # How long the other ranks wait for the first to have left, in seconds.
 _PATIENCE = 120.0
+# How long srun may take to tell the ranks that one of them has failed, in seconds: processes that read data hold up the
+# end of a killed one for five.
+_SRUN = 15.0
 
 _AT_INTERRUPT = "mwa-train: Ctrl-C: ends after this step, or after validation, and saves; once more ends it at once\n"
 
@@ -147,8 +150,8 @@ class StopAgreement(pl.Callback):
 def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run: RunDirectory) -> Iterator[None]:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
-    Raises Stopped, at Ctrl-C Interrupted, also where a process finds the others gone that had the same signal. Whatever
-    else ends the run, the loggers are closed.
+    Raises Stopped, at Ctrl-C Interrupted, also where a process finds the others gone that had the same signal, or that
+    are gone with their machine. Whatever else ends the run, the loggers are closed.
     """
     signals = stop.signals
     try:
@@ -156,23 +159,44 @@ def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run:
     except (Exception, Interrupted) as error:
         signals.at_interrupt = None
         keyboard = signals.noted == signal.SIGINT
+        stopped = error if isinstance(error, Stopped) else _left_alone(error, signals, processes)
         if signals.interrupted:  # whatever a library has made of it
             why = "interrupted"
-        elif isinstance(error, Stopped):
-            why = f"stopped by {error}"
-        elif isinstance(error, RuntimeError) and signals.noted is not None and processes.count > 1:
-            why = f"stopped by {signals.noted.name}, as the other ranks were"
+        elif stopped is not None:
+            why = f"stopped by {stopped}"
         else:
             _close(stop, error.exit_code if isinstance(error, UserError) else 1)
             raise
         came = signals.count
-        said = _what_next(config, run, requeue=not keyboard) if processes.first else ""
+        acts = processes.first or isinstance(stopped, MachineLost)
+        said = _what_next(config, run, requeue=not keyboard) if acts else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
         _close(stop, Interrupted.exit_code if keyboard else Stopped.exit_code)
         if isinstance(error, Stopped) and not processes.first:
             _let_first_leave(signals, came)
-        message = f"{why}; {said}"
-        raise (Interrupted(message) if keyboard else Stopped(message)) from error
+        ended = Interrupted if keyboard or stopped is None else type(stopped)
+        raise ended(f"{why}; {said}") from error
+
+
+def _left_alone(error: BaseException, signals: Signals, processes: Processes) -> Stopped | None:
+    """Why a rank that lost the others stops and the run goes on; None if one of them failed, or none is gone.
+
+    Where a rank has failed or was killed, srun sends SIGTERM to those that are left. It cannot know of what has
+    ended together with the machine that it was on.
+    """
+    if processes.count == 1 or not isinstance(error, RuntimeError):
+        return None
+    task = slurm.step()
+    if task is not None and is_lost(error):
+        # One after the other, so that the first who is left acts for all: then SLURM ends the rest.
+        end = time.monotonic() + _SRUN * (1 + task.node) + task.local_rank
+        while signals.noted is None:
+            if time.monotonic() > end:
+                return MachineLost("the loss of another machine")
+            time.sleep(0.1)
+        if signals.noted == signal.SIGTERM and not slurm.makes_room():
+            return None
+    return None if signals.noted is None else Stopped(f"{signals.noted.name}, as the other ranks were")
 
 
 def _what_next(config: DictConfig, run: RunDirectory, *, requeue: bool) -> str:

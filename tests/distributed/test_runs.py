@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -179,23 +180,27 @@ def test_train__signal_to_one_rank_stops_all_at_one_step(
     assert losses(tmp_path / "whole") == losses(tmp_path / "run")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_train__failure_of_one_ends_all(
-    rank: int, train_two: Train, scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A picture that only one process meets cannot be decoded."""
-    root = tmp_path / "scenes"
+def break_picture(scenes: Path, root: Path, rank: int) -> Path:
+    """A copy of the data in `root` in which a picture that only this rank of two meets cannot be decoded."""
     shutil.copytree(scenes, root)
     split = find_source(layout="scenes", root=root).read(Problems())["train"]
     sampler = GlobalBatchSampler(length=len(split.captions), batch_size=16, seed=42)
     owners = [[split.captions[int(place)].image_index for place in batch] for batch in sampler.global_batches(0)]
     halves = [[set(owner[:8]), set(owner[8:])] for owner in owners]
-    # Met by this process in the first or the second step, and not by the other up to then.
+    # Met by the rank in the first or the second step, and not by the other up to then.
     own = halves[0][rank] - halves[0][1 - rank] or halves[1][rank] - halves[1][1 - rank] - halves[0][1 - rank]
     picture = Path(split.pictures[min(own)].path)
     picture.write_bytes(picture.read_bytes()[:200])
+    return picture
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_train__failure_of_one_ends_all(
+    rank: int, train_two: Train, scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "scenes"
+    picture = break_picture(scenes, root, rank)
     assert train_two(f"run_dir={tmp_path / 'run'}", root=root) == 2
     error = capfd.readouterr().err
     assert picture.name in error
@@ -208,6 +213,22 @@ def test_train__failure_of_one_ends_all(
         assert error.count("\n") == 1
     assert not distributed.is_initialized()
     assert not (tmp_path / "run").exists()
+
+
+WORDS_OF_TWO = (
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "data.batch_size=8",
+    "trainer.max_steps=2",
+    "optim.warmup_epochs=0",
+)
+
+
+def torchrun(folder: Path, *options: str, words: tuple[str, ...]) -> list[str]:
+    """The command of one machine."""
+    (folder / "start.py").write_text("import sys\nfrom mwa_lightning.cli.train import main\nsys.exit(main())\n")
+    return [sys.executable, "-m", "torch.distributed.run", *options, "start.py", *WORDS_OF_TWO, *words]
 
 
 @pytest.mark.slow
@@ -234,12 +255,60 @@ def test_train__nobody_outlives_the_first_process(scenes: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_train__by_torchrun(scenes: Path, elsewhere: Path) -> None:
     """Each process composes for itself; the directory, named after the time, is the first one's."""
-    (elsewhere / "start.py").write_text("import sys\nfrom mwa_lightning.cli.train import main\nsys.exit(main())\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "start.py"]
-    command += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32"]
-    command += ["data.batch_size=8", "trainer.max_steps=2", "optim.warmup_epochs=0", f"data.root={scenes}"]
+    command = torchrun(elsewhere, "--nproc-per-node=2", words=("trainer.devices=2", f"data.root={scenes}"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Retrieval on the test split") == 1
     (left,) = elsewhere.glob("logs/retrieval/scenes_mwa/*/metrics.json")
     assert {path.relative_to(left.parent).as_posix() for path in left.parent.rglob("*") if path.is_file()} == FILES
+
+
+def on_two_machines(folder: Path, *words: str) -> list[tuple[int, str, str]]:
+    """What the torchruns of two machines of one process each, here both on this one, return and print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    words = ("trainer.devices=1", "trainer.num_nodes=2", *words)
+    running = [
+        subprocess.Popen(
+            torchrun(folder, *meeting, f"--node-rank={rank}", words=words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [each.communicate(timeout=250) for each in running]
+    finally:
+        for each in running:
+            each.kill()
+    return [(each.returncode, *said) for each, said in zip(running, printed, strict=True)]
+
+
+@pytest.mark.slow
+def test_train__by_torchrun_on_two_machines(train_two: Train, scenes: Path, elsewhere: Path) -> None:
+    """The bytes of two processes on one."""
+    first, second = on_two_machines(elsewhere, f"data.root={scenes}")
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert first[1].count("Retrieval on the test split") == 1
+    assert second[1] == ""
+    (left,) = elsewhere.glob("logs/retrieval/scenes_mwa/*/metrics.json")
+    assert {path.relative_to(left.parent).as_posix() for path in left.parent.rglob("*") if path.is_file()} == FILES
+    one = elsewhere / "one"
+    assert train_two("optim.eps=1e-8", "trainer.max_steps=2", f"run_dir={one}") == 0
+    assert (left.parent / "adapter.safetensors").read_bytes() == (one / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_train__failure_on_one_machine_of_torchrun_ends_both(scenes: Path, elsewhere: Path) -> None:
+    picture = break_picture(scenes, elsewhere / "broken", 1)
+    first, second = on_two_machines(elsewhere, f"data.root={elsewhere / 'broken'}")
+    assert first[0] != 0
+    assert second[0] != 0
+    (line,) = [line for line in second[2].splitlines() if line.startswith("rank 1: ")]
+    assert line.startswith("rank 1: error: ")
+    assert picture.name in line
+    (line,) = [line for line in first[2].splitlines() if line.startswith("mwa-train: ")]
+    assert line.startswith("mwa-train: error: another process of the run is gone")

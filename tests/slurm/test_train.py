@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import re
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mwa_lightning.data.scenes import write_scenes
 from mwa_lightning.data.shard_writing import write_shards
 from mwa_lightning.data.sources import find_source
 from tests.slurm.cluster import Cluster
+from tests.slurm.runs import PLACE, SCRIPT, WORDS, left_by, output_of, run_of, submit, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm" / "train.sbatch"
-# A cluster without graphics cards, of one processor a task.
-PLACE = ("--gpus-per-node=0", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=20")
-WORDS = (
-    "trainer.accelerator=cpu",
-    "trainer.precision=32",
-    "data.batch_size=8",
-    "data.num_workers=1",
-    "optim.lr=1e-4",
-    "optim.warmup_epochs=0",
-    "trainer.max_epochs=2",
-    "trainer.log_every_n_steps=1",
-    "training.zero_shot=false",
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where jobs are submitted; 40 pictures to train on, so an epoch has twelve global batches of 16."""
-    folder = tmp_path_factory.mktemp("slurm")
-    write_scenes(folder / "scenes", domain="target", seed=3, train=40, val=6, test=9)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def jobs(cluster: Cluster, folder: Path) -> Cluster:
-    """The cluster with mwa-train on the path of its jobs, as an activated environment has it."""
-    programs = folder / "bin"
-    programs.mkdir()
-    program = programs / "mwa-train"
-    program.write_text(f"#!{sys.executable}\nimport sys\nfrom mwa_lightning.cli.train import main\nsys.exit(main())\n")
-    program.chmod(0o755)
-    environment = cluster.environment | {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(SCRIPT.parents[2]),
-        "HOME": str(folder),
-    }
-    return replace(cluster, environment=environment)
-
-
-def submit(jobs: Cluster, folder: Path, *words: str, place: tuple[str, ...] = ()) -> str:
-    return jobs.submit(*PLACE, *place, f"--chdir={folder}", SCRIPT, f"data.root={folder / 'scenes'}", *WORDS, *words)
-
-
-def run_of(folder: Path, job: str) -> Path:
-    return folder / "logs" / "retrieval" / "scenes_mwa" / job
-
-
-def output_of(folder: Path, job: str) -> str:
-    return (folder / f"mwa-train-{job}.out").read_text()
-
-
-def wait_for_step(run: Path, step: int, *, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not (run / "metrics.csv").is_file() or f"\n{step}," not in (run / "metrics.csv").read_text():
-        assert time.monotonic() < end, f"no step {step} after {seconds:.0f} s"
-        time.sleep(0.05)
-
-
-def left_by(run: Path) -> tuple[bytes, dict[str, float], list[dict[str, str]]]:
-    """What was trained, the figures, and the rows of the table; all but the times."""
-    figures = json.loads((run / "metrics.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if not row["name"].startswith("time/")]
-    kept = {name: value for name, value in figures.items() if not name.startswith("time/")}
-    return (run / "adapter.safetensors").read_bytes(), kept, rows
-
-
-@pytest.fixture(scope="module")
-def whole(jobs: Cluster, folder: Path) -> Path:
-    """The directory of a job of two tasks that nothing happened to."""
-    job = submit(jobs, folder)
-    assert jobs.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
-    return run_of(folder, job)
 
 
 def test_train__two_tasks_speak_with_one_voice(whole: Path, folder: Path) -> None:
