@@ -180,6 +180,7 @@ def process(*arguments: str, output: Path) -> subprocess.Popen[bytes]:
 def test_train__while_it_starts(words: list[str], tmp_path: Path) -> None:
     """While libraries are imported, data is read and the model is built nothing is saved, and nothing is left."""
     run = tmp_path / "run"
+    words = [*words, "trainer.max_epochs=200"]  # it is not to end by itself, however late the signal comes
     begin = time.monotonic()
     with process(*words, f"run_dir={run}", output=tmp_path / "output.txt") as started:
         wait_for("What trains", run / "train.log", lambda: started.poll() is not None)
