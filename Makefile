@@ -43,7 +43,7 @@ format: $(STAMP) ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-all-checks: check test test-slow test-slurm test-lowest ## everything that the CI runs, but for the demo
+all-checks: check test test-slow test-slurm test-lowest ## everything that there is, about an hour
 
 setup: $(STAMP) ## install into .venv
 
