@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +19,7 @@ from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.training.callbacks import RunKeeper
 from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
 from mwa_lightning.training.stopping import StopAgreement
+from tests.leftovers import left_by
 
 OPTIONS = (
     "adapter.mid_dim=4",
@@ -51,15 +50,6 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
     assert command.main([*words, f"run_dir={run}"]) == 0
     return run
-
-
-def left_by(run: Path) -> tuple[bytes, dict[str, float], list[dict[str, str]]]:
-    """What was trained, the figures, and the rows of the table; all but the times."""
-    figures = json.loads((run / "metrics.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if not row["name"].startswith("time/")]
-    kept = {name: value for name, value in figures.items() if not name.startswith("time/")}
-    return (run / "adapter.safetensors").read_bytes(), kept, rows
 
 
 def steps_saved(run: Path) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import time
 from pathlib import Path
 
@@ -42,12 +40,3 @@ def wait_for_step(run: Path, step: int, *, seconds: float = 300) -> None:
     while not (run / "metrics.csv").is_file() or f"\n{step}," not in (run / "metrics.csv").read_text():
         assert time.monotonic() < end, f"no step {step} after {seconds:.0f} s"
         time.sleep(0.05)
-
-
-def left_by(run: Path) -> tuple[bytes, dict[str, float], list[dict[str, str]]]:
-    """What was trained, the figures, and the rows of the table; all but the times."""
-    figures = json.loads((run / "metrics.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if not row["name"].startswith("time/")]
-    kept = {name: value for name, value in figures.items() if not name.startswith("time/")}
-    return (run / "adapter.safetensors").read_bytes(), kept, rows

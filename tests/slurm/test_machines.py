@@ -14,8 +14,9 @@ import pytest
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.sampling import GlobalBatchSampler
 from mwa_lightning.data.sources import find_source
+from tests.leftovers import left_by
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import left_by, output_of, run_of, submit, wait_for_step
+from tests.slurm.runs import output_of, run_of, submit, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

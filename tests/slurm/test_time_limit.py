@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.leftovers import left_by
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import left_by, output_of, run_of, submit
+from tests.slurm.runs import output_of, run_of, submit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -11,8 +11,9 @@ import pytest
 
 from mwa_lightning.data.shard_writing import write_shards
 from mwa_lightning.data.sources import find_source
+from tests.leftovers import left_by
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import PLACE, SCRIPT, WORDS, left_by, output_of, run_of, submit, wait_for_step
+from tests.slurm.runs import PLACE, SCRIPT, WORDS, output_of, run_of, submit, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,7 +24,7 @@ def test_train__two_tasks_speak_with_one_voice(whole: Path, folder: Path) -> Non
         assert said.count(line) == 1, said
     assert "warning" not in said.lower(), said
     assert (whole / "train.log").read_text().count("What trains") == 1
-    assert len([row for row in left_by(whole)[2] if row["name"] == "train/loss"]) == 24
+    assert len([row for row in left_by(whole).rows if row["name"] == "train/loss"]) == 24
 
 
 def test_train__two_tasks_share_the_weights(jobs: Cluster, folder: Path) -> None:
@@ -32,7 +33,7 @@ def test_train__two_tasks_share_the_weights(jobs: Cluster, folder: Path) -> None
     assert output_of(folder, job).count("Retrieval on the test split") == 1
     run = run_of(folder, job)
     assert "strategy: fsdp" in (run / "config.yaml").read_text()
-    assert len([row for row in left_by(run)[2] if row["name"] == "train/loss"]) == 3
+    assert len([row for row in left_by(run).rows if row["name"] == "train/loss"]) == 3
 
 
 def test_train__shards_copied_to_the_disk_of_each_machine_as_documented(
