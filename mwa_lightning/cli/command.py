@@ -7,12 +7,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
-from mwa_lightning.training.signals import Signals, interruptible
+from mwa_lightning.training.signals import Signals, interruptible, put_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,7 +46,7 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
     try:
-        with interruptible(Signals()) as signals:
+        with nullcontext() if argv is None else put_back(), interruptible(Signals()) as signals:
             _run(command, arguments, signals)
     except Exception as error:
         return _report(command, error, debug=debug)

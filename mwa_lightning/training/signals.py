@@ -71,18 +71,33 @@ class Breaking(Signals):
 def listening(requeue_signal: str, signals: Signals | None = None) -> Iterator[Signals]:
     """Note SIGTERM and SIG<requeue_signal> in place of dying of them; for the main thread of a command.
 
-    Ctrl-C raises Interrupted, or is noted, as the signals say.
+    Ctrl-C raises Interrupted, or is noted, as the signals say. Afterwards the two are ignored: a process whose work is
+    done and that is about to end must not die of one, or SLURM would count a finished job as failed. A program that
+    goes on has its handlers `put_back`.
     """
     signals = signals or Signals()
     numbers = (signal.SIGTERM, signal.Signals[f"SIG{requeue_signal}"])
-    before: dict[int, Any] = {number: signal.signal(number, signals.note) for number in numbers}
+    for number in numbers:
+        signal.signal(number, signals.note)
     try:
         with interruptible(signals):
             let_in()
             yield signals
     finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def put_back() -> Iterator[None]:
+    """Put the handlers back that were there before a command."""
+    before = {number: signal.getsignal(number) for number in _ALL}
+    try:
+        yield
+    finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler not in (None, signal.getsignal(number)):
+                signal.signal(number, handler)
 
 
 @contextmanager

