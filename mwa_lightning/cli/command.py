@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
-from mwa_lightning.training.signals import Signals, interruptible, put_back
+from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +31,7 @@ class Command:
     execute: Callable[[DictConfig], None]
     usage: str
     main_keys: Sequence[str] = field(default=())
+    listens: bool = False  # to signals, once its configuration is checked: until then they wait
     # With --multirun: gets the words, and whether only to show what would be done.
     sweep: Callable[[list[str], bool], None] | None = None
 
@@ -43,10 +44,13 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
-    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    alone = argv is None  # a process of its own, which ends with the command
+    if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
+    if alone and command.listens:
+        hold_back()
     try:
-        with nullcontext() if argv is None else put_back(), interruptible(Signals()) as signals:
+        with nullcontext() if alone else put_back(), interruptible(Signals()) as signals:
             _run(command, arguments, signals)
     except Exception as error:
         return _report(command, error, debug=debug)

@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         execute=_execute,
         usage=_USAGE,
         main_keys=_MAIN_KEYS,
+        listens=True,
     )
     return run(command, argv)
 

@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         execute=_execute,
         usage=_USAGE,
         main_keys=_MAIN_KEYS,
+        listens=True,
         sweep=_sweep,
     )
     return run(command, argv)

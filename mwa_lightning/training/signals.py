@@ -35,8 +35,13 @@ class Signals:
         self.count = 0
         # What the first Ctrl-C says while it is noted as the others are; None where it ends the process on the spot.
         self.at_interrupt: str | None = None
-        self.interrupted = False  # whether Interrupted was raised, whatever a library has made of it
+        self.raised: Interrupted | Stopped | None = None  # on the spot, whatever a library has made of it
         self._process = os.getpid()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C has ended the work on the spot."""
+        return isinstance(self.raised, Interrupted)
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep the first signal; those that follow, such as SLURM's at the requeueing, ask for the same."""
@@ -51,8 +56,8 @@ class Signals:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         Signals.note(self, number)
         if self.at_interrupt is None:
-            self.interrupted = True
-            raise Interrupted
+            self.raised = Interrupted()
+            raise self.raised
         with contextlib.suppress(OSError):
             os.write(2, self.at_interrupt.encode())  # unlike print, it may come between the halves of another's line
 
@@ -64,7 +69,8 @@ class Breaking(Signals):
         """Keep it too: a library may have caught what was raised. Processes that read data are no concern of it."""
         super().note(number, frame)
         if self.count == 1 and os.getpid() == self._process:
-            raise Stopped(signal.Signals(number).name)
+            self.raised = Stopped(signal.Signals(number).name)
+            raise self.raised
 
 
 @contextmanager
@@ -102,11 +108,12 @@ def put_back() -> Iterator[None]:
 
 @contextmanager
 def interruptible(signals: Signals) -> Iterator[Signals]:
-    """Have the signals take Ctrl-C. Raises Interrupted, also in place of what a library has made of it."""
+    """Have the signals take Ctrl-C. Raises Interrupted."""
     before = signal.getsignal(signal.SIGINT)
     # None and SIG_IGN: somebody wants it otherwise, as nohup does.
     if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
-        yield signals
+        with raised_again(signals):
+            yield signals
         return
     signal.signal(signal.SIGINT, signals.interrupt)
     hook = sys.unraisablehook
@@ -121,14 +128,23 @@ def interruptible(signals: Signals) -> Iterator[Signals]:
 
     sys.unraisablehook = again
     try:
-        yield signals
-    except Exception as error:
-        if signals.interrupted:
-            raise Interrupted from error
-        raise
+        with raised_again(signals):
+            yield signals
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def raised_again(signals: Signals) -> Iterator[None]:
+    """What a signal has raised, in place of what a library has made of it."""
+    try:
+        yield
+    except Exception as error:
+        raised = signals.raised
+        if raised is None or isinstance(error, type(raised)):
+            raise
+        raise type(raised)(*raised.args) from error
 
 
 @contextmanager
@@ -144,6 +160,11 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def hold_back() -> None:
+    """Hold back what ends a run, for a command that is going to listen; Ctrl-C ends it as before."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ALL[1:])
+
+
 def let_in() -> None:
-    """Let signals in that were `held_back` from this process when it was started."""
+    """Let signals in that were held back from this process, by itself or when it was started."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)

@@ -22,8 +22,10 @@ from mwa_lightning.training.signals import Signals
 
 log = logging.getLogger(__name__)
 
-# How long the other ranks wait for the first to have left, in seconds.
-_PATIENCE = 120.0
+# How long the other ranks wait for the first to have left, and it for them to have heard so, in seconds.
+_PATIENCE, _PARTING = 120.0, 5.0
+# How long it needs to end then.
+_COURTESY = 1.0
 # How long srun may take to tell the ranks that one of them has failed, in seconds: processes that read data hold up the
 # end of a killed one for five.
 _SRUN = 15.0
@@ -63,15 +65,16 @@ class StopAgreement(pl.Callback):
         """
         told = self.signals.noted if processes.first else None
         if distributed.is_initialized():
+            self._connect()
             every: list[Any] = [None] * processes.count
-            distributed.all_gather_object(every, self.signals.noted)
+            distributed.all_gather_object(every, self.signals.noted, group=self._ranks)
             told = next((each for each in every if each is not None), None)
         if told is not None:
             raise Stopped(f"{told.name} before the first step")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the ranks' own line; from now on there is something to save, also at Ctrl-C."""
-        self._connect(trainer)
+        self._connect()
         self.signals.at_interrupt = _AT_INTERRUPT if trainer.is_global_zero else ""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,7 +101,7 @@ class StopAgreement(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the ranks' own line."""
-        self._connect(trainer)
+        self._connect()
 
     def on_test_batch_end(
         self,
@@ -118,8 +121,26 @@ class StopAgreement(pl.Callback):
     def _name(self) -> str:
         return "another rank's signal" if self.signals.noted is None else self.signals.noted.name
 
-    def _connect(self, trainer: pl.Trainer) -> None:
-        if trainer.world_size > 1 and self._ranks is None:
+    def part(self, *, first: bool, came: int) -> None:
+        """Have the first rank leave before the others: srun and torchrun cut its work off as soon as one has left.
+
+        It says when its work is done. Where it cannot say so any more, a signal ends the wait, of those that are sent
+        when it has left or the job is requeued; all that came before is known by their number.
+        """
+        parting = None
+        if self._ranks is not None:
+            parting = distributed.broadcast(torch.zeros(1), src=0, group=self._ranks, async_op=True)
+        elif first:
+            return
+        end = time.monotonic() + (_PARTING if first else _PATIENCE)
+        while time.monotonic() < end and (first or self.signals.count == came):
+            if parting is not None and parting.is_completed():
+                time.sleep(0.0 if first else _COURTESY)
+                return
+            time.sleep(0.1)
+
+    def _connect(self) -> None:
+        if self._ranks is None and distributed.is_initialized() and distributed.get_world_size() > 1:
             self._ranks = distributed.new_group(backend="gloo")
 
     def _exchange(self) -> None:
@@ -172,8 +193,8 @@ def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run:
         said = _what_next(config, run, requeue=not keyboard) if acts else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
         _close(stop, Interrupted.exit_code if keyboard else Stopped.exit_code)
-        if isinstance(error, Stopped) and not processes.first:
-            _let_first_leave(signals, came)
+        if isinstance(error, Stopped):
+            stop.part(first=processes.first, came=came)
         ended = Interrupted if keyboard or stopped is None else type(stopped)
         raise ended(f"{why}; {said}") from error
 
@@ -214,13 +235,3 @@ def _close(stop: StopAgreement, exit_code: int) -> None:
             stop.close(exit_code)
         except Exception as error:
             log.warning("a logger did not close: %s", error)
-
-
-def _let_first_leave(signals: Signals, came: int) -> None:
-    """Wait for the first rank, whose work srun or torchrun would cut off as soon as another rank has left.
-
-    They, or SLURM when it requeues the job, send a signal then, or end this process.
-    """
-    end = time.monotonic() + _PATIENCE
-    while signals.count == came and time.monotonic() < end:
-        time.sleep(0.1)

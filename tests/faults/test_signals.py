@@ -183,20 +183,36 @@ def test_train__usr2_where_it_is_asked_for(words: list[str], tmp_path: Path, mon
 COMMAND = "from mwa_lightning.cli.train import main; sys.exit(main())"
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
-def test_train__signal_after_the_last_line(number: str, words: list[str], whole: Path, tmp_path: Path) -> None:
-    """Python ends, which takes a while with so many libraries: the run is through, and is to count as that."""
-    run = tmp_path / "run"
-    shot = f"import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.{number}); {COMMAND}"
+def run_as_process(program: str, words: list[str]) -> tuple[int, str]:
+    """The exit code of a program that starts mwa-train, and what it has to say of errors."""
     done = subprocess.run(
-        [sys.executable, "-c", shot, *words, f"run_dir={run}"],
+        [sys.executable, "-c", program, *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_train__signal_after_the_last_line(number: str, words: list[str], whole: Path, tmp_path: Path) -> None:
+    """Python ends, which takes a while with so many libraries: the run is through, and is to count as that."""
+    run = tmp_path / "run"
+    shot = f"import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.{number})"
+    assert run_as_process(f"{shot}; {COMMAND}", [*words, f"run_dir={run}"]) == (0, "")
     assert left_by(run) == left_by(whole)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_train__signal_before_the_first_line(number: str, words: list[str], tmp_path: Path) -> None:
+    """The configuration is being composed: a job that dies of it is not requeued."""
+    shot = (
+        "import os, signal, sys; from mwa_lightning.cli import composing; read = composing.read_request; "
+        f"composing.read_request = lambda *_, **__: (os.kill(os.getpid(), signal.{number}), read(*_, **__))[1]"
+    )
+    said = f"mwa-train: stopped by {number} before the first step; nothing was written yet, start again\n"
+    assert run_as_process(f"{shot}; {COMMAND}", [*words, f"run_dir={tmp_path / 'run'}"]) == (75, said)
 
 
 @pytest.mark.slow
