@@ -36,7 +36,7 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
-from mwa_lightning.training.signals import Signals
+from mwa_lightning.training.signals import Signals, raised_again
 from mwa_lightning.training.stopping import StopAgreement
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
             after_all.enter_context(run.removed_at(*codes, unless=run.metrics.name))
         run.create(checkpoints=False)
         run.write_config(config)
-        with run.logging(), dead_workers_named():
+        with raised_again(stop.signals), run.logging(), dead_workers_named():
             figures = evaluate_model(
                 config,
                 model,
@@ -116,7 +116,8 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
 def _beginning_anew(signals: Signals) -> Iterator[None]:
     """Say that nothing is left to go on with. Raises Stopped, also where others have gone of the same signal."""
     try:
-        yield
+        with raised_again(signals):
+            yield
     except (Stopped, RuntimeError) as error:
         if not isinstance(error, Stopped) and signals.noted is None:
             raise

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mwa_lightning.cli import evaluate as command
+from mwa_lightning.errors import DataError
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.report import predictions
 from mwa_lightning.training import evaluate as evaluation
@@ -136,6 +137,30 @@ def test_eval__what_a_library_catches_is_noted(
     monkeypatch.setattr(RetrievalRecall, "update", catching)
     assert command.main([*words, "run_dir=new"]) == 75
     assert capsys.readouterr().err == STOPPED.format("SIGTERM") + "\n"
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, DataError])
+def test_eval__what_a_library_makes_something_else_of(
+    kind: type[Exception],
+    number: signal.Signals,
+    words: list[str],
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """OmegaConf wraps what comes up in it, say."""
+
+    def wrapping(*arguments: object, **options: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise kind("it was here") from error
+
+    monkeypatch.setattr(RetrievalRecall, "update", wrapping)
+    assert command.main([*words, "run_dir=new"]) == CODES[number]
+    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
     assert list(elsewhere.iterdir()) == []
 
 
