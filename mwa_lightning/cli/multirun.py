@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,23 +47,24 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
         )
     wanted = [job.overrides for job in recorded] if recorded and not of_jobs else grid(of_jobs)
     configs = [checked(words, compose, number) for number, words in enumerate(wanted)]
-    folder = given or SweepFolder(default_folder(configs, kind="multirun"))
     jobs = numbered(wanted, recorded)
-    for job, config in zip(jobs, configs, strict=True):
-        folder.run(job).check(config)
+    if given is not None:
+        for job, config in zip(jobs, configs, strict=True):
+            given.run(job).check(config)
     if show_only:
         for job in jobs:
             print(f"{job.number}: {shlex.join(job.overrides)}")
         return
-    launcher = make_launcher(settings, folder, configs)
-    with folder.locked():
-        jobs = numbered(wanted, folder.read())
-        kept = {job.number: job for job in folder.read()} | {job.number: job for job in jobs}
-        folder.write([kept[number] for number in sorted(kept)])
-    try:
-        carry_out(jobs, folder, launcher)
-    finally:
-        print(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
+    with new_folder(configs, kind="multirun") if given is None else nullcontext(given) as folder:
+        launcher = make_launcher(settings, folder, configs)
+        with folder.locked():
+            jobs = numbered(wanted, folder.read())
+            kept = {job.number: job for job in folder.read()} | {job.number: job for job in jobs}
+            folder.write([kept[number] for number in sorted(kept)])
+        try:
+            carry_out(jobs, folder, launcher)
+        finally:
+            print(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
 
 
 def checked(words: Sequence[str], compose: Compose, number: int) -> DictConfig:
@@ -86,13 +88,16 @@ def numbered(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Job]) -> list
     return [known[words] for words in dict.fromkeys(wanted)]
 
 
-def default_folder(configs: Sequence[DictConfig], *, kind: str) -> Path:
-    """Named after the time, among the runs of the task and, where all have one, the name."""
-    from mwa_lightning.sweeps.folder import choose_folder
+@contextmanager
+def new_folder(configs: Sequence[DictConfig], *, kind: str) -> Iterator[SweepFolder]:
+    """`./logs/<task>/<name>/<time>_<kind>`, with the kind for a name where not all runs have the same."""
+    from mwa_lightning.sweeps.folder import SweepFolder
+    from mwa_lightning.training.run_directory import new_directory
 
     names = {str(config.name) for config in configs}
     name = names.pop() if len(names) == 1 else kind
-    return choose_folder(task=str(configs[0].task.name), name=name, kind=kind)
+    with new_directory(Path("logs").absolute() / str(configs[0].task.name) / name, kind=kind) as path:
+        yield SweepFolder(path)
 
 
 def make_launcher(settings: DictConfig, folder: SweepFolder, configs: Sequence[DictConfig]) -> Launcher:

@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,18 +80,21 @@ def _execute(settings: DictConfig) -> None:
     from mwa_lightning.sweeps import comparison  # noqa: F401
     from mwa_lightning.sweeps.study import database_errors
 
-    with database_errors():
-        search = _prepare(settings)
+    with database_errors(), ExitStack() as stack:
+        search = _prepare(settings, stack)
         try:
             search.carry_out()
         finally:
             print(_result(search.folder, search.objective), end="")
 
 
-def _prepare(settings: DictConfig) -> Search:
-    """The search, its words known to make runs. Raises ConfigError, before anything is made, where they do not."""
+def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
+    """The search, its words known to make runs; the stack removes a new folder that nothing came into.
+
+    Raises ConfigError, before anything is made, where they do not.
+    """
     from mwa_lightning.cli.grid import parse
-    from mwa_lightning.cli.multirun import checked, default_folder, make_launcher
+    from mwa_lightning.cli.multirun import checked, make_launcher, new_folder
     from mwa_lightning.cli.train import compose_checked
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.search import Search
@@ -117,7 +121,7 @@ def _prepare(settings: DictConfig) -> Search:
     if any(config.training.monitor != objective for config in configs):
         # The epoch that a run keeps is the one that it is judged by.
         fixed.append(f"training.monitor={objective}")
-    folder = given or SweepFolder(default_folder(configs, kind="tune"))
+    folder = given or stack.enter_context(new_folder(configs, kind="tune"))
     launcher = make_launcher(settings, folder, configs)
     max_epochs = max(config.trainer.max_epochs for config in configs)
     with folder.locked():

@@ -6,7 +6,6 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +109,3 @@ class SweepFolder:
 def quoted(text: str) -> str:
     """A text as a value that Hydra's grammar reads back as it is."""
     return QuotedString(text, Quote.single).with_quotes()
-
-
-def choose_folder(*, task: str, name: str, kind: str, now: datetime | None = None) -> Path:
-    """The default folder, `./logs/<task>/<name>/<time>_<kind>`; a time that is taken gets a number."""
-    time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    parent = Path("logs").absolute() / task / name
-    path, number = parent / f"{time}_{kind}", 1
-    while path.exists():
-        number += 1
-        path = parent / f"{time}_{number}_{kind}"
-    return path

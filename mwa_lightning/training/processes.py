@@ -2,7 +2,7 @@
 
 The first process composes and checks the configuration. Lightning's launcher would start the others with the
 words of the command line, which each of them would compose anew (another time in `run_dir`, another working
-directory under Hydra), so ours starts `python -m mwa_lightning.training.worker CONFIG` with the configuration
+directory under Hydra), so ours starts `python -m mwa_lightning.training.worker` and hands it the configuration
 as it is. Processes that torchrun or srun has started compose for themselves, and take the configuration and the run
 directory of the first.
 """
@@ -13,7 +13,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +86,6 @@ class Processes:
         self.config = config
         self.workers: list[subprocess.Popen[Any]] = []
         self.stopped = threading.Event()
-        self._file: Path | None = None
         self._accelerator = str(trainer.accelerator)
 
     @property
@@ -141,17 +139,17 @@ class Processes:
         """Start this machine's processes from local rank 1 on, and watch over them."""
         if self.workers or count < 2:
             return
-        resolved = OmegaConf.to_container(self.config, resolve=True)
-        handle, name = tempfile.mkstemp(prefix="mwa_lightning_", suffix=".yaml")
-        self._file = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(resolved))
-        command = [sys.executable, "-m", "mwa_lightning.training.worker", name]
+        config = OmegaConf.to_yaml(self.config, resolve=True).encode()
+        command = [sys.executable, "-m", "mwa_lightning.training.worker", str(os.getpid())]
         for local_rank in range(1, count):
             environment = os.environ | {"LOCAL_RANK": str(local_rank)}
             with held_back():
-                self.workers.append(subprocess.Popen(command, env=environment))
+                self.workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
         self.watch()
+        for worker in self.workers:
+            assert worker.stdin is not None
+            with contextlib.suppress(BrokenPipeError), worker.stdin as pipe:  # of one that has failed already
+                pipe.write(config)
 
     def watch(self) -> None:
         """Watch over the workers until they are stopped."""
@@ -194,8 +192,6 @@ class Processes:
             if worker.poll() is None:
                 worker.kill()
             worker.wait()
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
 
 
 @contextmanager

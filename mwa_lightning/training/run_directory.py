@@ -208,14 +208,15 @@ class LogFile(logging.FileHandler):
 
 
 @contextmanager
-def new_directory(parent: Path, *, now: datetime | None = None) -> Iterator[Path]:
-    """A directory called after the time, which is nobody else's; removed at the end if nothing came into it.
+def new_directory(parent: Path, *, kind: str | None = None, now: datetime | None = None) -> Iterator[Path]:
+    """A directory `<time>[_<kind>]`, which is nobody else's; removed at the end if nothing came into it.
 
     It is made at once, as others may begin in the same second: a time that is taken gets a number.
     Raises ConfigError if it cannot be made.
     """
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    names = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
+    times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
+    names = times if kind is None else (f"{each}_{kind}" for each in times)
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)

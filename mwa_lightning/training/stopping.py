@@ -117,6 +117,10 @@ class StopAgreement(pl.Callback):
         if self.agreed:
             raise Stopped(f"{self._name} during the evaluation, which is to be made again")
 
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave nothing on its way that a process which ends would miss."""
+        self._receive()
+
     @property
     def _name(self) -> str:
         return "another rank's signal" if self.signals.noted is None else self.signals.noted.name

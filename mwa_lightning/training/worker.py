@@ -1,6 +1,6 @@
-"""`python -m mwa_lightning.training.worker CONFIG`: a further process of a run, started by the first.
+"""`python -m mwa_lightning.training.worker PID`: a further process of a run, started by the first, which has this PID.
 
-CONFIG is the whole configuration of a training run or an evaluation, composed and checked by the first process.
+It reads the whole configuration of a training run or an evaluation, composed and checked by the first process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,14 +20,13 @@ from mwa_lightning.training.signals import listening
 _COURTESY = 1.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Do this process's share of the run and return its exit code."""
-    (path,) = sys.argv[1:] if argv is None else argv
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
     rank = int(os.environ["LOCAL_RANK"])
-    threading.Thread(target=end_with, args=(os.getppid(), rank), daemon=True).start()
+    threading.Thread(target=end_with, args=(int(sys.argv[1]), rank), daemon=True).start()
     try:
+        config = OmegaConf.create(sys.stdin.read())
+        assert isinstance(config, DictConfig)
         with listening(config.training.requeue_signal) as signals:
             if "expect" in config:  # a key of evaluations only
                 from mwa_lightning.training.evaluate import evaluate

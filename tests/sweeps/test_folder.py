@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.sweeps.folder import Job, SweepFolder, choose_folder
+from mwa_lightning.sweeps.folder import Job, SweepFolder
 
 JOBS = [Job(0, ("optim.lr=0.001", "name='a, b'")), Job(3, ("seed=2",), {"slurm": "17_1"})]
 
@@ -41,11 +40,3 @@ def test_locked__may_be_taken_again_by_its_holder(tmp_path: Path) -> None:
     with folder.locked(), folder.locked():
         folder.note(3, pruned=1)
     assert folder.read()[1].notes == {"slurm": "17_1", "pruned": 1}
-
-
-def test_choose_folder__a_time_that_is_taken_gets_a_number(elsewhere: Path) -> None:
-    now = datetime(2026, 1, 31, 12, 0, 0)
-    first = choose_folder(task="retrieval", name="x", kind="tune", now=now)
-    assert first == elsewhere / "logs" / "retrieval" / "x" / "2026-01-31_12-00-00_tune"
-    first.mkdir(parents=True)
-    assert choose_folder(task="retrieval", name="x", kind="tune", now=now).name == "2026-01-31_12-00-00_2_tune"

@@ -20,8 +20,21 @@ NOW = datetime(2026, 1, 31, 12, 0, 5)
 def test_new_directory__a_time_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     with new_directory(tmp_path, now=NOW) as first, new_directory(tmp_path, now=NOW) as second:
         assert (first.name, second.name) == ("2026-01-31_12-00-05", "2026-01-31_12-00-05_2")
+        with (
+            new_directory(tmp_path, kind="tune", now=NOW) as third,
+            new_directory(tmp_path, kind="tune", now=NOW) as last,
+        ):
+            assert (third.name, last.name) == ("2026-01-31_12-00-05_tune", "2026-01-31_12-00-05_2_tune")
         (first / "config.yaml").touch()
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_new_directory__of_a_kind(tmp_path: Path) -> None:
+    with (
+        new_directory(tmp_path, kind="tune", now=NOW) as first,
+        new_directory(tmp_path, kind="tune", now=NOW) as second,
+    ):
+        assert (first.name, second.name) == ("2026-01-31_12-00-05_tune", "2026-01-31_12-00-05_2_tune")
 
 
 def test_new_directory__leaves_nothing_if_nothing_came_into_it(tmp_path: Path) -> None:
