@@ -11,7 +11,7 @@ import torch
 
 
 class Left(NamedTuple):
-    """The bytes of the best epoch, the figures, the table's rows, and the bytes of the last epoch; but no times."""
+    """Bytes of the best epoch, figures, rows of the table, and bytes of the last checkpoint; no times."""
 
     adapter: bytes
     figures: dict[str, float]
@@ -29,4 +29,6 @@ def left_by(run: Path) -> Left:
     last = {name: tensor.numpy().tobytes() for name, tensor in state["state_dict"].items()}
     for key, moments in state["optimizer_states"][0]["state"].items():
         last |= {f"{key}.{name}": tensor.numpy().tobytes() for name, tensor in moments.items()}
+    for callback in state["callbacks"].values():
+        last |= {f"average.{name}": tensor.numpy().tobytes() for name, tensor in callback.get("average", {}).items()}
     return Left((run / "adapter.safetensors").read_bytes(), kept, rows, last)

@@ -177,6 +177,7 @@ class RunKeeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, say where it goes on; a run that had stopped early stays stopped."""
         self._clock = time.perf_counter()
+        self._saved_step = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, LosableLogger):
                 logger.begin(trainer.global_step)

@@ -32,6 +32,9 @@ class WeightAverage(pl.Callback):
             self.average = {name: tensor.clone() for name, tensor in state.items()}
         else:
             self.average = {name: laid_out_like(tensor, state[name]) for name, tensor in self.average.items()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the step, which comes with a checkpoint only after `on_fit_start`."""
         self._step = trainer.global_step
 
     def on_train_batch_end(

@@ -191,6 +191,9 @@ def make_trainer(
     # about SIGTERM in every step waits for the device.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    # With max_steps Lightning ends an epoch that was through a second time when it goes on from there; the number of
+    # steps is kept all the same.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
 
 

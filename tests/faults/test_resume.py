@@ -61,6 +61,40 @@ def test_pain_10__checkpoints_hold_what_trains_and_resume_exactly(
     assert left_by(stopped) == left_by(whole)
 
 
+# Words, and what the log says when each start but the last ends; three steps an epoch.
+ENDED = {
+    "max_steps, after an epoch": (["trainer.max_steps=8"], ["epoch 2: training from step 3"]),
+    "max_steps, in an epoch": (["trainer.max_steps=8"], ["writing last.ckpt of step 6"]),
+    "max_steps, in the last validation": (["trainer.max_steps=8"], ["epoch 3: validation"]),
+    "max_steps, before a validation": (
+        ["trainer.max_steps=8", "trainer.check_val_every_n_epoch=2"],
+        ["epoch 2: training from step 3"],
+    ),
+    "steps of two batches": (
+        ["trainer.accumulate_grad_batches=2", "data.batch_size=4"],
+        ["writing last.ckpt of step 3", "writing last.ckpt of step 3"],
+    ),
+    "steps of two batches, averaged": (
+        ["trainer.accumulate_grad_batches=2", "data.batch_size=4", "training.ema_decay=0.9"],
+        ["epoch 2: training from step 3", "writing last.ckpt of step 6"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDED)
+def test_auto__with_other_epochs_and_steps(
+    case: str, train: Train, tmp_path: Path, happening: Callable[..., Any], left_by: Callable[..., Any]
+) -> None:
+    words, ends = ENDED[case]
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    for line in ends:
+        with pytest.raises(Stopped), happening(line, stop):
+            train(*words, f"run_dir={run}")
+    assert train(*words, f"run_dir={run}") == 0
+    assert train(*words, f"run_dir={alone}") == 0
+    assert left_by(run) == left_by(alone)
+
+
 def test_never__refuses_a_run_and_takes_an_empty_directory(
     stopped: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
