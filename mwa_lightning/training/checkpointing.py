@@ -92,7 +92,7 @@ class CheckpointFiles(CheckpointIO):
 
         Raises CheckpointError if there are checkpoints, and none of them is whole.
         """
-        there = [path for name in (LAST, PREVIOUS, BEST) if (path := self.directory / name).is_file()]
+        there = [path for name in self._by_age() if (path := self.directory / name).is_file()]
         for number, path in enumerate(there):
             if is_whole(path):
                 return path
@@ -104,6 +104,12 @@ class CheckpointFiles(CheckpointIO):
                 f"changed (not as in {SUMS}): put whole ones back, or start anew with another run_dir"
             )
         return None
+
+    def _by_age(self) -> tuple[str, ...]:
+        """The names, from the newest on: the best may be a copy of the last, or older than both."""
+        best = self.directory / BEST
+        copy = best.is_file() and (_digest(best), LAST) in _sums(self.directory)
+        return (LAST, BEST, PREVIOUS) if copy else (LAST, PREVIOUS, BEST)
 
     def _write_sums(self, sums: list[tuple[str, str]]) -> None:
         text = "".join(f"{digest}  {name}\n" for digest, name in sorted(sums, key=lambda pair: pair[1]))

@@ -54,6 +54,18 @@ def test_latest__cut_short_falls_back_to_previous(tmp_path: Path, caplog: pytest
         files.latest()
 
 
+@pytest.mark.parametrize(("best", "newest"), [(1, 1), (2, 2), (3, 3)])
+def test_latest__cut_short_falls_back_to_the_newest_that_is_whole(tmp_path: Path, best: int, newest: int) -> None:
+    """The best is the first of three, the one before the last, or a copy of the last."""
+    files = CheckpointFiles(tmp_path)
+    for step in (1, 2, 3):
+        write(files, step)
+        if step == best:
+            files.keep_as_best(tmp_path / LAST)
+    (tmp_path / LAST).write_bytes(b"cut")
+    assert step_of(files) == max(newest, 2)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it, and no clean-up of ours may be needed after it."""
 
