@@ -23,7 +23,7 @@ from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.dead_workers import dead_workers_named
-from mwa_lightning.training.processes import processes_of
+from mwa_lightning.training.processes import is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import (
@@ -119,7 +119,7 @@ def _beginning_anew(signals: Signals) -> Iterator[None]:
         with raised_again(signals):
             yield
     except (Stopped, RuntimeError) as error:
-        if not isinstance(error, Stopped) and signals.noted is None:
+        if not isinstance(error, Stopped) and (signals.noted is None or not is_lost(error)):
             raise
         why = "another rank's signal" if signals.noted is None else signals.noted.name
         raise Stopped(f"stopped by {why}; start the same command again, an evaluation begins anew") from error

@@ -209,10 +209,10 @@ def _left_alone(error: BaseException, signals: Signals, processes: Processes) ->
     Where a rank has failed or was killed, srun sends SIGTERM to those that are left. It cannot know of what has
     ended together with the machine that it was on.
     """
-    if processes.count == 1 or not isinstance(error, RuntimeError):
+    if processes.count == 1 or not is_lost(error):
         return None
     task = slurm.step()
-    if task is not None and is_lost(error):
+    if task is not None:
         # One after the other, so that the first who is left acts for all: then SLURM ends the rest.
         end = time.monotonic() + _SRUN * (1 + task.node) + task.local_rank
         while signals.noted is None:
