@@ -25,7 +25,7 @@ def main() -> int:
     rank = int(os.environ["LOCAL_RANK"])
     threading.Thread(target=end_with, args=(int(sys.argv[1]), rank), daemon=True).start()
     try:
-        config = OmegaConf.create(sys.stdin.read())
+        config = OmegaConf.create(sys.stdin.buffer.read().decode())
         assert isinstance(config, DictConfig)
         with listening(config.training.requeue_signal) as signals:
             if "expect" in config:  # a key of evaluations only

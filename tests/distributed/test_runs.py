@@ -59,6 +59,16 @@ def assert_weights_equal(first: Path, second: Path) -> None:
     assert max(errors.values()) <= 1e-5, sorted(errors.items(), key=lambda pair: pair[1])[-3:]
 
 
+def test_train__names_with_letters_that_the_terminal_does_not_have(
+    train_two: Train, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process has the same configuration all the same: it would make another data set, and wait for ever."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    root = shutil.copytree(scenes, tmp_path / "grün")
+    assert train_two(f"run_dir='{tmp_path / 'Lauf für zwei'}'", root=f"'{root}'") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Lauf für zwei", "grün"]
+
+
 def test_train__two_processes_are_as_one(
     train_two: Train, train_one: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
