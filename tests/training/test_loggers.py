@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 import mwa_lightning
 from mwa_lightning.adapters.files import read_metadata
@@ -62,6 +63,14 @@ def test_make_loggers__tensorboard_beside_the_table(make_config: MakeConfig, tmp
         logger.finalize("success")
     assert run.metrics_table.is_file()
     assert list((run.path / "tensorboard").glob("events.*"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _numbers_of_one_length() -> Iterator[None]:
+    """TensorBoard reads files by their names, of one process and second by their numbers, of which 10 is before 9."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
+        yield
 
 
 @pytest.fixture(scope="module")
