@@ -117,7 +117,8 @@ def _run(
 ) -> dict[str, float]:
     """The part of a run that writes."""
     model: AdaptedModel = task.model
-    earlier = run.read_metrics()
+    # A server of files may not show all ranks the same just now, and they would wait for each other for ever.
+    earlier = processes.share(run.read_metrics())
     figures = {name: value for name, value in earlier.items() if name.startswith("zero_shot/")}
     if config.training.zero_shot and not figures:
         figures = _zero_shot(config, data, run, processes, stop)
@@ -212,7 +213,7 @@ def _train(
             "accumulation adds none",
             config.trainer.accumulate_grad_batches,
         )
-    checkpoint = find_checkpoint(config, files, _trained(task))
+    checkpoint = processes.share(find_checkpoint(config, files, _trained(task)))
     if checkpoint is None:
         # Figures of an earlier start that left no checkpoint are made again.
         table.cut(0)
