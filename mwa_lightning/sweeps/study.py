@@ -6,8 +6,10 @@ import fcntl
 import hashlib
 import secrets
 import shlex
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.sweeps.folder import SweepFolder
@@ -153,7 +156,9 @@ def _make_database(path: Path) -> None:
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _WAIT}})
+    """The database of that path, whatever letters it has: in a URL some mean other things, `?` the end of the path."""
+    connect = partial(sqlite3.connect, path, timeout=_WAIT, check_same_thread=False)
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": QueuePool})
 
 
 def directory_of(trial: Trial | FrozenTrial) -> int:
@@ -166,7 +171,7 @@ def recorded_words(folder: SweepFolder) -> list[str]:
     if not (folder.path / DATABASE).is_file():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    studies = optuna.study.get_all_study_summaries(f"sqlite:///{folder.path / DATABASE}")
+    studies = optuna.study.get_all_study_summaries(_storage(folder.path / DATABASE))
     noted = [summary.user_attrs[_SEARCH] for summary in studies if _SEARCH in summary.user_attrs]
     if not noted and folder.read():
         raise ConfigError(f"run_dir={folder.path}: its {DATABASE} holds no search: {_DAMAGED}")

@@ -94,6 +94,15 @@ def test_study__holds_what_is_sought_against_what_was(tmp_path: Path) -> None:
     assert recorded_words(SweepFolder(tmp_path / "nothing")) == []
 
 
+@pytest.mark.parametrize("name", ["a?b=c", "50%41", "#1", "a b", "{x}", "gr\u00f6\u00dfe", "\udcff"])
+def test_study__lies_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    study = shared(tmp_path / name)
+    assert study.ask() is not None
+    assert recorded_words(study.folder) == SEARCH["words"]
+    assert len(tried(shared(tmp_path / name))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_study__trial_of_a_dead_process_is_tried_again_in_its_directory(tmp_path: Path) -> None:
     dead, alive, third = shared(tmp_path), shared(tmp_path), shared(tmp_path)
     first, second = dead.ask(), alive.ask()
