@@ -56,16 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: list[str]) -> DictConfig:
-    """The settings of the search, with the words of its runs as `words`."""
+    """The settings of the search, with the words of its runs as `words`, and the keys that were `typed`."""
     from omegaconf import open_dict
 
     from mwa_lightning.cli.composing import compose_command
-    from mwa_lightning.cli.grid import split
+    from mwa_lightning.cli.grid import parse, split
 
     of_search, of_runs = split(arguments, apart=_KEYS_OF_SEARCH)
     settings = compose_command("tune", of_search)
     with open_dict(settings):
         settings.words = of_runs
+        settings.typed = [override.key_or_group for override in parse(of_search)]
     return settings
 
 
@@ -99,7 +100,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.search import Search
     from mwa_lightning.sweeps.space import corners, distribution, word
-    from mwa_lightning.sweeps.study import DATABASE, SharedStudy, recorded_words
+    from mwa_lightning.sweeps.study import DATABASE, SharedStudy, recorded_search
 
     given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
     if given is not None and given.read() and not (given.path / DATABASE).is_file():
@@ -107,10 +108,18 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
             f"run_dir={given.path}: holds a sweep of mwa-train --multirun, or a search that has lost its {DATABASE}; "
             "choose another folder"
         )
-    words = list(settings.words) or ([] if given is None else recorded_words(given))
+    noted = {} if given is None else recorded_search(given)
+    words = list(settings.words) or noted.get("words", [])
+    untyped = [key for key in settings.tune if f"tune.{key}" not in settings.typed]
+    settings.tune.update({key: noted[key] for key in untyped if key in noted})
     overrides = dict(zip(words, parse(words), strict=True))
     space = {each.get_key_element(): distribution(each) for each in overrides.values() if each.is_sweep_override()}
     fixed = [argument for argument, each in overrides.items() if not each.is_sweep_override()]
+    if not words and given is not None:
+        raise ConfigError(
+            f"run_dir={given.path}: holds no search to go on with; give the words of one, such as "
+            "'optim.lr=tag(log,interval(1e-4,1e-2))'"
+        )
     if not space:
         raise ConfigError("give at least one key several values, such as 'optim.lr=tag(log,interval(1e-4,1e-2))'")
     configs = [
@@ -128,7 +137,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
         if not folder.record.is_file():
             folder.write([])
         shared = SharedStudy(folder, space, settings.tune, max_epochs=max_epochs)
-        shared.agree({"words": words, "objective": objective, "seed": settings.tune.seed})
+        shared.agree({"words": words, **settings.tune, "objective": objective})
     return Search(shared, launcher, fixed, objective=objective, max_epochs=max_epochs)
 
 

@@ -73,11 +73,9 @@ class SharedStudy:
         self._owner = _Owner(folder.path)
 
     def agree(self, search: Mapping[str, Any]) -> None:
-        """Note what is sought, or hold it against what an earlier start has noted."""
-        noted = self.study.user_attrs.get(_SEARCH)
-        if noted is None:
-            self.study.set_user_attr(_SEARCH, dict(search))
-        elif changed := [key for key in search if search[key] != noted.get(key)]:
+        """Note what is sought and how, or hold it against what an earlier start has noted; the trials may change."""
+        noted = self.study.user_attrs.get(_SEARCH, search)
+        if changed := [key for key in search if search[key] != noted.get(key) and key != "trials"]:
             key = changed[0]
             other = "other words" if key == "words" else f"another {key}"
             before, now = (shlex.join(v) if key == "words" else v for v in (noted.get(key), search[key]))
@@ -85,6 +83,7 @@ class SharedStudy:
                 f"run_dir={self.folder.path}: holds a search with {other}: {before}, not {now}; choose another folder, "
                 "or go on with run_dir alone"
             )
+        self.study.set_user_attr(_SEARCH, dict(search))
 
     def retry(self, *, failed: bool) -> None:
         """Queue again the trials whose process has died, and with `failed` those that failed."""
@@ -166,16 +165,16 @@ def directory_of(trial: Trial | FrozenTrial) -> int:
     return int(trial.user_attrs.get(_DIRECTORY, trial.number))
 
 
-def recorded_words(folder: SweepFolder) -> list[str]:
-    """The words that an earlier start was given, none if there was none. Raises ConfigError if they are lost."""
+def recorded_search(folder: SweepFolder) -> dict[str, Any]:
+    """What an earlier start has noted, nothing if there was none. Raises ConfigError if it is lost."""
     if not (folder.path / DATABASE).is_file():
-        return []
+        return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     studies = optuna.study.get_all_study_summaries(_storage(folder.path / DATABASE))
     noted = [summary.user_attrs[_SEARCH] for summary in studies if _SEARCH in summary.user_attrs]
     if not noted and folder.read():
         raise ConfigError(f"run_dir={folder.path}: its {DATABASE} holds no search: {_DAMAGED}")
-    return list(noted[0]["words"]) if noted else []
+    return dict(noted[0]) if noted else {}
 
 
 class _Owner:

@@ -158,12 +158,49 @@ def test_tune__database_that_is_locked(
         ("adapter=mwa optim.lr=1e-3,1e-2", ["other words"]),
         ("tune.seed=3", ["another seed: 42, not 3"]),
         ("tune.objective=val/t2i_r1", ["another objective: val/mean_recall, not val/t2i_r1"]),
+        ("tune.sampler=random", ["another sampler: tpe, not random"]),
+        ("tune.pruner=none tune.trials=9", ["another pruner: median, not none"]),
+        ("tune.startup_trials=0", ["another startup_trials: 5, not 0"]),
+        ("tune.warmup_epochs=0", ["another warmup_epochs: 1, not 0"]),
+        ("tune.reduction_factor=2", ["another reduction_factor: 3, not 2"]),
     ],
 )
 def test_tune__another_search_in_the_folder(
     line: str, words: list[str], study: Path, refuses: Callable[..., None]
 ) -> None:
     refuses("mwa-tune", tune.main, [*line.split(), "run_dir=search"], words)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["tune.objective=val/t2i_r1", "tune.seed=3", "tune.sampler=random"],
+        ["tune.pruner=hyperband", "tune.reduction_factor=2", "tune.startup_trials=1"],
+    ],
+)
+def test_tune__run_dir_alone_goes_on_as_it_was_begun(
+    settings: list[str], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with the number of trials that was named last."""
+    monkeypatch.setattr(local, "TRAIN", SHORT)
+    words = ["adapter=head_only", SPACE, *settings]
+    assert tune.main([*words, "tune.trials=4", "run_dir=whole"]) == 0
+    assert tune.main([*words, "tune.trials=2", "run_dir=search"]) == 0
+    numbers = []
+    for further in ([], ["tune.trials=3"], [], ["tune.trials=4", *words], []):
+        assert tune.main(["run_dir=search", *further]) == 0
+        numbers.append(len(trials(elsewhere / "search")))
+    assert numbers == [2, 3, 3, 4, 4]
+    found, whole = (
+        [(trial.params, trial.value) for trial in trials(elsewhere / name)] for name in ("search", "whole")
+    )
+    assert found == whole
+
+
+def test_tune__no_search_to_go_on_with(elsewhere: Path, refuses: Callable[..., None]) -> None:
+    words = ["run_dir=", "/nothere: holds no search to go on with; give the words of one, such as 'optim.lr=tag("]
+    refuses("mwa-tune", tune.main, ["run_dir=nothere", "tune.trials=3"], words)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_tune__database_goes_in_mid_search(

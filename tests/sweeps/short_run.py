@@ -22,7 +22,8 @@ if (run.parent / "fail").exists() and "fail" in words:
     if int(words["fail"]) < 0:
         os.kill(os.getpid(), -int(words["fail"]))
     sys.exit(int(words["fail"]))
-monitor = "val/mean_recall" if "optim.lr" in words else "val/score"  # started by a command, or by a test
+default = "val/mean_recall" if "optim.lr" in words else "val/score"  # started by a command, or by a test
+monitor = words.get("training.monitor", default)
 rate = float(words.get("optim.lr", words.get("lr")))
 run.mkdir(exist_ok=True)
 (run / "config.yaml").write_text(json.dumps({"training": {"monitor": monitor}, "split": "test", **words}))

@@ -20,7 +20,7 @@ from mwa_lightning.sweeps.folder import SweepFolder
 from mwa_lightning.sweeps.launching import JobsFailed
 from mwa_lightning.sweeps.local import LocalLauncher
 from mwa_lightning.sweeps.search import Search, read_curve
-from mwa_lightning.sweeps.study import SharedStudy, directory_of, recorded_words
+from mwa_lightning.sweeps.study import SharedStudy, directory_of, recorded_search
 
 Make = Callable[..., LocalLauncher]
 SPACE: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-3, 10, log=True)}
@@ -90,15 +90,15 @@ def test_study__holds_what_is_sought_against_what_was(tmp_path: Path) -> None:
     study = shared(tmp_path)
     with pytest.raises(ConfigError, match="another seed: 42, not 43"):
         study.agree({**SEARCH, "seed": 43})
-    assert recorded_words(study.folder) == SEARCH["words"]
-    assert recorded_words(SweepFolder(tmp_path / "nothing")) == []
+    assert recorded_search(study.folder) == SEARCH
+    assert recorded_search(SweepFolder(tmp_path / "nothing")) == {}
 
 
 @pytest.mark.parametrize("name", ["a?b=c", "50%41", "#1", "a b", "{x}", "gr\u00f6\u00dfe", "\udcff"])
 def test_study__lies_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
     study = shared(tmp_path / name)
     assert study.ask() is not None
-    assert recorded_words(study.folder) == SEARCH["words"]
+    assert recorded_search(study.folder) == SEARCH
     assert len(tried(shared(tmp_path / name))) == 1
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
