@@ -32,6 +32,7 @@ from mwa_lightning.training.signals import Signals
 
 # So many trials that fail one after the other have a reason in common.
 _HOPELESS = 3
+_CODE = "exit code"  # of a trial that failed
 
 
 @dataclass
@@ -86,9 +87,10 @@ class Search:
                 self.shared.close()
         with self.folder.locked():
             current = self.shared.current()
-        failed = {directory_of(trial): 1 for trial in current if trial.state == TrialState.FAIL}
+        failed = [trial for trial in current if trial.state == TrialState.FAIL]
         if failed:
-            raise JobsFailed(failed, total=len(current), folder=self.folder)
+            codes = {directory_of(trial): trial.user_attrs.get(_CODE, 1) for trial in failed}
+            raise JobsFailed(codes, total=len(current), folder=self.folder)
 
     def _fill(self) -> bool:
         """Start trials while there is room; whether any was."""
@@ -154,6 +156,7 @@ class Search:
             self._running.append(attempt)
         else:
             said = f"{self.objective} is no number" if found is not None else last_line(self.folder, attempt.job)
+            attempt.trial.set_user_attr(_CODE, code or 1)
             study.tell(attempt.trial, state=TrialState.FAIL)
             self.folder.note(number, failed=how(code))
             print(f"trial {number} {how(code)}: {said}", flush=True)

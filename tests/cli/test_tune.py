@@ -191,9 +191,7 @@ def test_tune__run_dir_alone_goes_on_as_it_was_begun(
         assert tune.main(["run_dir=search", *further]) == 0
         numbers.append(len(trials(elsewhere / "search")))
     assert numbers == [2, 3, 3, 4, 4]
-    found, whole = (
-        [(trial.params, trial.value) for trial in trials(elsewhere / name)] for name in ("search", "whole")
-    )
+    found, whole = ([(trial.params, trial.value) for trial in trials(elsewhere / name)] for name in ("search", "whole"))
     assert found == whole
 
 

@@ -169,8 +169,9 @@ def test_search__ends_hopeless_trials(launcher: Make, tmp_path: Path, pruner: st
 def test_search__failed_trials_are_tried_again_when_it_is_started_again(launcher: Make, tmp_path: Path) -> None:
     study = shared(tmp_path, trials=2)
     (study.folder.path / "fail").touch()
-    with pytest.raises(JobsFailed, match=r"2 of 2 jobs failed \(0, 1\)"):
+    with pytest.raises(JobsFailed, match=r"2 of 2 jobs failed \(0, 1\)") as failed:
         search(study, launcher(study.folder, jobs=2), "fail=2").carry_out()
+    assert failed.value.exit_code == 2
     (study.folder.path / "fail").unlink()
     again = shared(tmp_path, trials=2)
     search(again, launcher(again.folder), "fail=2").carry_out()
