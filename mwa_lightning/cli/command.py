@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
+from mwa_lightning.report.terminal import say
 from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
 
-        show(f"{help_text(command)}\n")
+        say(help_text(command))
     elif "--version" in flags:
         from mwa_lightning import __version__
 
-        show(f"{__version__}\n")
+        say(__version__)
     elif "--multirun" in flags:
         if command.sweep is None:
             raise ConfigError("--multirun: only mwa-train has it")
@@ -110,21 +111,11 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
         if "--cfg job" in flags:
             from omegaconf import OmegaConf
 
-            show(f"{OmegaConf.to_yaml(config).rstrip()}\n")
+            say(OmegaConf.to_yaml(config).rstrip())
         elif signals.interrupted:
             raise Interrupted  # again: a library has swallowed it
         else:
             command.execute(config)
-
-
-def show(text: str) -> None:
-    """Print lines to a reader that may leave early, as `head` does, or has no letters for what is in them."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:
-        # What is left in the buffer must not fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _take_flags(arguments: list[str]) -> set[str]:

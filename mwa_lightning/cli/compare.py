@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mwa_lightning.cli.command import Command, run, show
+from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -60,7 +61,7 @@ def _execute(config: DictConfig) -> None:
     rows = table(runs, figures=config.figures, sort=config.sort, exact=config.format == "csv")
     text = as_csv(rows) if config.format == "csv" else as_markdown(rows)
     if config.output is None:
-        show(text)
+        say(text, end="")
         return
     output = Path(config.output)
     if not output.parent.is_dir():

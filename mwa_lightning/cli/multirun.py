@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwa_lightning.errors import ConfigError, UserError
+from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -53,7 +54,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
             given.run(job).check(config)
     if show_only:
         for job in jobs:
-            print(f"{job.number}: {shlex.join(job.overrides)}")
+            say(f"{job.number}: {shlex.join(job.overrides)}")
         return
     with new_folder(configs, kind="multirun") if given is None else nullcontext(given) as folder:
         launcher = make_launcher(settings, folder, configs)
@@ -64,7 +65,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
         try:
             carry_out(jobs, folder, launcher)
         finally:
-            print(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
+            say(f"\n{as_markdown(table(read_runs([folder.path])))}", end="")
 
 
 def checked(words: Sequence[str], compose: Compose, number: int) -> DictConfig:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError, DataError, Stopped
+from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -91,7 +92,7 @@ def _make_scenes(config: DictConfig) -> None:
     root = Path(config.data.root) if config.data.root is not None else scenes_root(domain=domain, layout=layout)
     prepare_scenes(root, domain=domain, layout=layout)
     config.data.root = str(root)
-    print(f"data={layout}, {domain} domain: {root}")
+    say(f"data={layout}, {domain} domain: {root}")
 
 
 def _inspect(config: DictConfig) -> None:
@@ -103,7 +104,7 @@ def _inspect(config: DictConfig) -> None:
     data = OmegaConf.to_container(config.data)
     assert isinstance(data, dict)
     report = inspect({str(key): value for key, value in data.items()}, workers=config.data.num_workers)
-    print(format_report(report))
+    say(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")
 
@@ -126,7 +127,7 @@ def _write_shards(config: DictConfig) -> None:
     shard_bytes = int(config.shard_size_mb * 1_000_000)
     written = write_shards(source, Path(config.shards), shard_bytes=shard_bytes, follow=progress)
     twins = written.paths - written.images
-    print(
+    say(
         f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "
         f"{written.shards:,} shards, {written.bytes:,} bytes: {config.shards}"
         + ("" if written.new else " (there already)")

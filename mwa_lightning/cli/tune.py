@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,7 +87,7 @@ def _execute(settings: DictConfig) -> None:
         try:
             search.carry_out()
         finally:
-            print(_result(search.folder, search.objective), end="")
+            say(_result(search.folder, search.objective), end="")
 
 
 def _prepare(settings: DictConfig, stack: ExitStack) -> Search:

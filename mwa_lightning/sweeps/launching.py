@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from mwa_lightning.errors import Interrupted, Stopped, UserError
+from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.training.signals import Signals, listening
 
@@ -62,7 +63,7 @@ def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> N
     """
     waiting = [job for job in jobs if not folder.run(job).finished]
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    print(f"sweep of {len(jobs)} jobs, {len(jobs) - len(waiting)} through before: {folder.path}", flush=True)
+    say(f"sweep of {len(jobs)} jobs, {len(jobs) - len(waiting)} through before: {folder.path}")
     running: list[tuple[Job, Running]] = []
     failed: dict[int, int] = {}
     with told(launcher) as signals:
@@ -78,13 +79,13 @@ def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> N
                     end_if_told(signals, folder, launcher)  # a terminal tells the jobs too
                     running.remove(pair)
                     if folder.run(job).finished:
-                        print(f"job {job.number} through", flush=True)
+                        say(f"job {job.number} through")
                     elif isinstance(process, Elsewhere):
                         waiting.append(job)  # its process, not ours, ended on the way
                     else:
                         failed[job.number] = code or 1
                         folder.note(job.number, failed=how(code))
-                        print(f"job {job.number} {how(code)}: {last_line(folder, job)}", flush=True)
+                        say(f"job {job.number} {how(code)}: {last_line(folder, job)}")
                 time.sleep(LOOK)
         except BaseException:
             if launcher.own:
@@ -174,17 +175,17 @@ def _fill(
     for job in now:
         found = launcher.find(job)
         if found is None and folder.run(job).finished:
-            print(f"job {job.number} through, elsewhere", flush=True)
+            say(f"job {job.number} through, elsewhere")
         elif found is None:
             fresh.append(job)
         else:
             running.append((job, found))
-            print(f"job {job.number} is running already", flush=True)
+            say(f"job {job.number} is running already")
     for job, process in zip(fresh, launcher.start(fresh) if fresh else [], strict=True):
         if process is None:
             later.append(job)
         else:
             running.append((job, process))
             folder.note(job.number, failed=None)
-            print(f"job {job.number} started: {shown(job, without=common)}", flush=True)
+            say(f"job {job.number} started: {shown(job, without=common)}")
     return later

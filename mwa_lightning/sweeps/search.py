@@ -12,6 +12,7 @@ from pathlib import Path
 from optuna.trial import Trial, TrialState
 
 from mwa_lightning.errors import TrainingError
+from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job
 from mwa_lightning.sweeps.launching import (
     LOOK,
@@ -69,7 +70,7 @@ class Search:
         Raises JobsFailed at the end if any trial failed, TrainingError as soon as several fail one after the other,
         Stopped or Interrupted at a signal.
         """
-        print(f"search in {self.folder.path}", flush=True)
+        say(f"search in {self.folder.path}")
         with told(self.launcher) as self._signals:
             try:
                 with self.folder.locked():
@@ -115,7 +116,7 @@ class Search:
         if process is None:
             (process,) = self.launcher.start([job])
             self.folder.note(job.number, failed=None)
-            print(f"trial {job.number} started: {shown(job, without=self.words)}", flush=True)
+            say(f"trial {job.number} started: {shown(job, without=self.words)}")
         assert process is not None, "its log was free"
         self._running.append(_Attempt(trial, job, process, reported=self.shared.reported(trial)))
 
@@ -141,13 +142,13 @@ class Search:
             found = run.read_metrics().get(self.objective, math.nan)
         if found is not None and not math.isnan(found):
             study.tell(attempt.trial, found)
-            print(f"trial {number} through: {self.objective} {found:.2f}", flush=True)
+            say(f"trial {number} through: {self.objective} {found:.2f}")
             self._failures = 0
         elif attempt.hopeless:
             last = max(attempt.epochs)  # it may have come further until it ended
             study.tell(attempt.trial, state=TrialState.PRUNED)
             self.folder.note(number, pruned=last)
-            print(f"trial {number} pruned after epoch {last}", flush=True)
+            say(f"trial {number} pruned after epoch {last}")
             self._failures = 0
         elif found is None and isinstance(attempt.process, Elsewhere):
             # Its process had lost whoever started it, and ended on the way.
@@ -159,7 +160,7 @@ class Search:
             attempt.trial.set_user_attr(_CODE, code or 1)
             study.tell(attempt.trial, state=TrialState.FAIL)
             self.folder.note(number, failed=how(code))
-            print(f"trial {number} {how(code)}: {said}", flush=True)
+            say(f"trial {number} {how(code)}: {said}")
             self._failures += 1
             if self._failures == _HOPELESS:
                 raise TrainingError(f"{_HOPELESS} trials one after the other failed; the last said: {said}")

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from mwa_lightning.report.tables import plain
+from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +42,7 @@ class ConsoleHandler(logging.Handler):
             return
         label = f"{record.levelname.lower()}: " if warning else ""
         label = f"rank {self.rank}: {label}" if self.rank else label
-        print(f"{label}{record.getMessage()}", flush=True)
+        say(f"{label}{record.getMessage()}")
 
 
 @contextmanager
@@ -61,5 +62,8 @@ def console(*, rank: int = 0) -> Iterator[None]:
 @rank_zero_only
 def show(table: Table) -> None:
     """Print a table, and log it as plain text."""
-    Console().print(table)
+    terminal = Console()
+    with terminal.capture() as capture:
+        terminal.print(table)
+    say(capture.get(), end="")
     log.info("\n%s", plain(table), extra=FILE_ONLY)

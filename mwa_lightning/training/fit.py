@@ -150,8 +150,8 @@ def _run(
     if step is not None:
         figures["time/step_s"] = step
     run.write_metrics(figures)
-    show(closing_table(figures, split=config.split))
     conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
+    show(closing_table(figures, split=config.split))
     stop.close = None
     close(loggers)
     processes.wait()  # for the first, whose loggers may have waited for a server

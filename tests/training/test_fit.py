@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -116,6 +117,22 @@ def test_fit__leaves_a_complete_run_directory(
         assert "GPU available" not in text
     after, _ = build_model(config)
     assert all(torch.equal(after.backbone.state_dict()[name], value) for name, value in backbone_bytes.items())
+
+
+def test_fit__closing_table_that_cannot_be_printed_costs_the_loggers_nothing(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(fit_module, "conclude", lambda loggers, outcome: told.append(outcome.run.path.name))
+
+    def full(table: Table) -> None:
+        if table.title != "What trains":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fit_module, "show", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(make_config("trainer.max_steps=1"))
+    assert told == ["run"]
 
 
 def test_fit__frozen_bytes_stay_and_the_rest_moves(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
