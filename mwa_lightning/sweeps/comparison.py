@@ -198,11 +198,13 @@ def _identity(run: Run, part: str) -> str:
 
 
 def _short(text: str) -> str:
-    """A fraction with many digits, as the searches' are, by its first four."""
+    """A fraction with many digits, as the searches' are, by its first four; whole numbers and names as they are."""
     try:
-        return f"{float(text):.4g}" if len(text) > 8 else text
+        number = float(text)
     except ValueError:
         return text
+    fraction = math.isfinite(number) and not number.is_integer()
+    return f"{number:.4g}" if fraction and len(text) > 8 else text
 
 
 def _text(value: Any) -> str:

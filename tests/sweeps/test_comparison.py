@@ -91,6 +91,14 @@ def test_table__settings_of_many_digits_are_shortened(tmp_path: Path) -> None:
     assert table(runs, exact=True)[1][1] == "0.00035312475617752464"
 
 
+def test_table__whole_numbers_and_names_are_not_shortened(tmp_path: Path) -> None:
+    values = (1000000001, 1000000002, "12345e678", "1234567e8", "infinity", "-.inf", "1_000_000_001")
+    for number, value in enumerate(values):
+        leave(tmp_path / "all" / str(number), figures(50.0 - number), seed=value)
+    rows = table(read_runs([tmp_path / "all"]))
+    assert [row[1] for row in rows] == ["seed", *map(str, values)]
+
+
 def test_table__chosen_figures_and_order(sweep: Path) -> None:
     rows = table(read_runs([sweep]), figures=["test/i2t_r1"], sort="test/i2t_r1", exact=True)
     assert [(row[0], row[-1]) for row in rows[1:4]] == [("0", "50"), ("2", "40"), ("1", repr(100 - 70.123456))]
