@@ -127,6 +127,8 @@ def table(
     `sort` is by default the figure that the runs monitor, `figures` that one, its like on the evaluated split,
     trained parameters and seconds. Figures have two decimals, settings four digits, unless `exact`.
 
+    Each column has a heading of its own: the key `run` of evaluations is `config.run`.
+
     Raises ConfigError if no run that is through has a figure that is asked for.
     """
     asked = [*(figures or []), *([sort] if sort else [])]
@@ -140,18 +142,20 @@ def table(
         ]
         figures = [*dict.fromkeys([*monitors, *of_splits]), "params/trainable", FINISHED]
         figures = [name for name in figures if any(name in run.figures for run in runs)] or of_splits
+    figures = list(dict.fromkeys(figures))
     through = [run for run in runs if run.state == THROUGH]
     for name in asked:
         if through and not any(name in run.figures for run in through):
             have = ", ".join(sorted(set().union(*(run.figures for run in through))))
             raise ConfigError(f"no run has the figure {name}; there are {have}")
     settings = differing(runs)
+    headings = [f"config.{key}" if key in ("run", "state") else key for key in settings]
     rows = []
     for place, run in enumerate(runs):
         chosen = [values[place] if exact else _short(values[place]) for values in settings.values()]
         rows.append((run, [run.label, *chosen, run.state, *_cells(run, figures, exact=exact)]))
     rows.sort(key=lambda row: _place(row[0], by))
-    return [["run", *settings, "state", *figures], *(cells for _, cells in rows)]
+    return [["run", *headings, "state", *figures], *(cells for _, cells in rows)]
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> str:

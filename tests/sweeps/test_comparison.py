@@ -166,6 +166,20 @@ def test_table__of_different_tasks_and_evaluations(tmp_path: Path) -> None:
         table(read_runs([runs]), sort="val/mean_recal")
 
 
+def test_table__each_column_has_a_heading_of_its_own(tmp_path: Path) -> None:
+    """The configuration of an evaluation has a key `run`."""
+    runs = tmp_path / "runs"
+    leave(runs / "a", figures(50.0))
+    leave(runs / "b", {"test/mean_recall": 40.0}, expect=None, run="runs/a")
+    rows = table(read_runs([runs]), figures=["test/mean_recall", "test/mean_recall"])
+    assert rows[0] == ["run", "config.run", "state", "test/mean_recall"]
+    found = list(csv.DictReader(io.StringIO(as_csv(rows), newline="")))
+    assert [(row["run"], row["config.run"], row["test/mean_recall"]) for row in found] == [
+        ("a", "", "48.75"),
+        ("b", "runs/a", "40.00"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("what", "message"), [("gone", "no such folder"), ("empty", "neither it nor a folder below it")]
 )
