@@ -60,11 +60,11 @@ class SweepFolder:
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:
-            content = yaml.safe_load(self.record.read_text())
+            content = yaml.safe_load(self.record.read_text("utf-8"))
             return [
-                Job(number, tuple(entry.pop("overrides")), entry) for number, entry in sorted(content["jobs"].items())
+                Job(number, _words(entry.pop("overrides")), entry) for number, entry in sorted(content["jobs"].items())
             ]
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise ConfigError(f"{self.record} cannot be read as the record of a sweep") from error
 
     def write(self, jobs: Sequence[Job]) -> None:
@@ -104,6 +104,13 @@ class SweepFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+
+
+def _words(noted: Any) -> tuple[str, ...]:
+    """The words of a job as they are noted. Raises TypeError if that is no list of words."""
+    if not isinstance(noted, list) or not all(isinstance(word, str) for word in noted):
+        raise TypeError(f"{noted} is no list of words")
+    return tuple(noted)
 
 
 def quoted(text: str) -> str:

@@ -20,9 +20,34 @@ def test_record__comes_back_as_it_was(tmp_path: Path) -> None:
     assert folder.read() == [Job(0, JOBS[0].overrides, {"pruned": 4}), JOBS[1]]
 
 
-@pytest.mark.parametrize("text", ["", "jobs: 3", "jobs: {0: {}}", "jobs: {0: 1}", "{", "jobs:\n  - a"])
-def test_record__damaged(tmp_path: Path, text: str) -> None:
-    (tmp_path / "multirun.yaml").write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"jobs: 3",
+        b"jobs: {0: {}}",
+        b"jobs: {0: 1}",
+        b"{",
+        b"jobs:\n  - a",
+        b"\xff\xfe\x80",
+        b"jobs: {0: {overrides: seed=1}}",
+        b"jobs: {0: {overrides: [1, 2]}}",
+        b"jobs: {0: {overrides: {seed: 1}}}",
+        b"jobs: {0: {overrides: null}}",
+    ],
+)
+def test_record__damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "multirun.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"multirun\.yaml cannot be read"):
+        SweepFolder(tmp_path).read()
+
+
+def test_record__on_a_disk_that_does_not_give_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*unused: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "multirun.yaml").touch()
+    monkeypatch.setattr(Path, "read_text", fail)
     with pytest.raises(ConfigError, match=r"multirun\.yaml cannot be read"):
         SweepFolder(tmp_path).read()
 
