@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
@@ -66,7 +66,11 @@ def _execute(config: DictConfig) -> None:
     output = Path(config.output)
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: there is no folder {output.parent}")
-    write_atomically(output, text.encode(errors="backslashreplace"))
+    try:
+        write_atomically(output, text.encode(errors="backslashreplace"))
+    except StorageError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+        raise ConfigError(f"output={output}: cannot be written ({reason}); give another file") from error
 
 
 if __name__ == "__main__":

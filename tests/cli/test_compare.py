@@ -67,6 +67,8 @@ def test_compare__terminal_without_the_letters_and_a_reader_that_leaves(runs: Pa
         ("runs figures=val/accuracy", ["figures=val/accuracy", "a list of figures"]),
         ("runs format=html", ["format=html", "markdown, csv"]),
         ("runs output=gone/table.csv", ["output=", "there is no folder"]),
+        ("runs output=runs", ["output=", "/runs: cannot be written (Is a directory); give another file"]),
+        ("runs output=/proc/1/table.csv", ["output=/proc/1/table.csv: cannot be written (", "; give another file"]),
         ("runs sortt=x", ["Did you mean sort?"]),
     ],
 )
