@@ -215,20 +215,33 @@ def new_directory(parent: Path, *, kind: str | None = None, now: datetime | None
     Raises ConfigError if it cannot be made.
     """
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
-    names = times if kind is None else (f"{each}_{kind}" for each in times)
-    made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        path = next(path for path in map(parent.joinpath, names) if _made(path))
+        made = _make_new(parent, time, "" if kind is None else f"_{kind}")
     except OSError as error:
         raise ConfigError(f"{parent.absolute()}: cannot be made ({error.strerror}); give run_dir=") from error
     try:
-        yield path
+        yield made[0]
     finally:
         with contextlib.suppress(OSError):  # of one that is not empty, which is how it should be
-            for directory in (path, *made):
+            for directory in made:
                 directory.rmdir()
+
+
+def _make_new(parent: Path, time: str, kind: str, *, tries: int = 100) -> list[Path]:
+    """Make the first directory of that time that is not there; returns it, and those above it that were made for it.
+
+    Another process that ends may just have removed the empty ones above it: then once more.
+    """
+    times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
+    above = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = next(path for path in (parent / f"{each}{kind}" for each in times) if _made(path))
+    except (FileNotFoundError, FileExistsError):
+        if tries == 1:
+            raise
+        return _make_new(parent, time, kind, tries=tries - 1)
+    return [path, *above]
 
 
 def _made(path: Path) -> bool:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -42,6 +43,34 @@ def test_new_directory__leaves_nothing_if_nothing_came_into_it(tmp_path: Path) -
     with new_directory(tmp_path / "logs" / "retrieval" / "scenes_mwa") as path:
         assert path.is_dir()
     assert list(tmp_path.rglob("*")) == [tmp_path / "logs"]
+
+
+def test_new_directory__others_remove_the_empty_parents_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that it makes itself then are removed at the end; where they are gone each time, it is told."""
+    parent = tmp_path / "logs" / "retrieval"
+    parent.mkdir(parents=True)
+    mkdir, removals = Path.mkdir, [parent, parent.parent]
+
+    def removed(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.startswith("2026") and removals:
+            for directory in (parent, parent.parent):
+                directory.rmdir()
+            removals.pop()
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", removed)
+    with new_directory(parent, now=NOW) as path:
+        assert path == parent / "2026-01-31_12-00-05"
+        assert path.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    removals[:] = [parent] * 1000
+    with (
+        pytest.raises(ConfigError, match=r"cannot be made \(No such file or directory\)"),
+        new_directory(parent, now=NOW),
+    ):
+        pass
 
 
 def test_new_directory__where_none_can_be_made(tmp_path: Path) -> None:
