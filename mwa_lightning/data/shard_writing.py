@@ -174,8 +174,10 @@ def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPool
 def _appearing(folder: Path) -> Iterator[Path]:
     """A folder to write into, which gets the name of another once all is there; one process at a time has it.
 
-    What it holds is on the disk before it gets that name, and is cleared away if it does not.
+    What it holds is on the disk before it gets that name, and is cleared away if it does not, with the folders that
+    were made for it.
     """
+    made = [path for path in folder.parents if not path.exists()]
     place = folder.with_name(f".{folder.name}.writing")
     lock_file = _lock(place)
     try:
@@ -195,7 +197,8 @@ def _appearing(folder: Path) -> Iterator[Path]:
                 _clear(place)
             file_locks.remove(place / _LOCK, lock_file)
             if place != folder:
-                place.rmdir()
+                for directory in (place, *made):
+                    directory.rmdir()
         os.close(lock_file)
 
 

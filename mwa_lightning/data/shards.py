@@ -281,7 +281,7 @@ def open_shards(folder: Path) -> Shards:
 def read_sums(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file by its name, as `sha256sum` writes them; empty where there is no list."""
     try:
-        lines = os.fsdecode((folder / SUMS).read_bytes()).splitlines()
+        lines = os.fsdecode((folder / SUMS).read_bytes()).split("\n")  # names may have other ends of lines
     except FileNotFoundError:
         return {}
     except OSError as error:

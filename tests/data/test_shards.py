@@ -269,6 +269,10 @@ def test_shards__missing_pictures_are_refused_before_anything_is_written(write_k
     ):
         write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="2 of 15 images are missing"):
+        write_shards(find_source(layout="karpathy", root=root), tmp_path / "a" / "b" / "c", shard_bytes=10**6)
+    assert list((tmp_path / "a").iterdir()) == []  # which was there before
 
 
 def test_write__again(made: Callable[..., Source], tmp_path: Path) -> None:
@@ -320,9 +324,11 @@ def test_write__through_a_link(there: bool, made: Callable[..., Source], tmp_pat
     assert not write_shards(source, link, shard_bytes=SMALL).new
 
 
-def test_write__annotations_whose_name_is_no_text(write_karpathy: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [b"d\xe9j\xe0.json", "a\u2028b\x85c\x0bd\x1ce\rf.json".encode()])
+def test_write__annotations_of_an_odd_name(text: bytes, write_karpathy: Write, tmp_path: Path) -> None:
+    """One that is no text, and one with what Python takes for ends of lines."""
     root = write_karpathy()
-    name = Path(os.fsdecode(b"d\xe9j\xe0.json"))
+    name = Path(os.fsdecode(text))
     (root / "dataset.json").rename(root / name)
     write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=SMALL)
     assert find_source(layout="karpathy", root=None, shards=tmp_path / "shards").annotations.name == str(name)
