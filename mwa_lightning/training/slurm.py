@@ -54,9 +54,7 @@ def batch_job() -> str | None:
     """
     if os.environ.get("ENVIRONMENT") != "BATCH" or "SLURM_JOB_ID" not in os.environ:
         return None
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
+    return _job()
 
 
 def requeue() -> str:
@@ -65,7 +63,7 @@ def requeue() -> str:
     Only a job that runs, whose time is nearly over or that has to make room: one that was cancelled is to stay so, and
     one that SLURM itself puts back is already on its way.
     """
-    job = os.environ["SLURM_JOB_ID"]
+    job = _job()
     state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
     if state != "RUNNING":
         return f"job {job} is {state.lower()} and was not requeued"
@@ -75,8 +73,15 @@ def requeue() -> str:
 
 def makes_room() -> bool:
     """Whether it is the job that SLURM ends, or is going to: it was cancelled, pre-empted, or its time is over."""
-    about = _ask("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    about = _ask("scontrol", "--oneliner", "show", "job", _job())
     return "JobState=RUNNING" not in about or "PreemptTime=None" not in about
+
+
+def _job() -> str:
+    """What SLURM is asked by: one job of each array has the number of the whole array, which would mean all of them."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 def _ask(*command: str) -> str:

@@ -131,3 +131,21 @@ def test_pain_2__array_jobs_have_directories_of_their_own_and_one_configuration(
     assert left[0] == left[1]
     config = (run_of(folder, f"{job}_0") / "config.yaml").read_text()
     assert "\nseed: 0\n" in config
+
+
+@pytest.mark.parametrize(("array", "index"), [("0-1", 0), ("0-1", 1), ("0-1%1", 1)])
+def test_train__one_job_of_an_array_is_requeued(array: str, index: int, jobs: Cluster, folder: Path) -> None:
+    """The last one has the number of the array; while the other runs too, and when that is through."""
+    place = (f"--array={array}", "--ntasks-per-node=1", "--output=%x-%A_%a.out")
+    job = submit(jobs, folder, place=place)
+    told, other = f"{job}_{index}", f"{job}_{1 - index}"
+    wait_for_step(run_of(folder, told), 3)
+    assert (jobs.run("squeue", "--noheader", "--format=%A", f"--jobs={told}") == job) == (index == 1)
+    jobs.run("scancel", "--signal=USR1", told)
+    jobs.wait(told, "PENDING", seconds=120)
+    assert re.search(rf"stopped by SIGUSR1 after step \d+, .*; job {told} was requeued", output_of(folder, told))
+    for each in (told, other):
+        assert jobs.wait(each, seconds=600) == "COMPLETED", output_of(folder, each)
+    assert [jobs.about(each, "Restarts") for each in (told, other)] == ["1", "0"]
+    assert [output_of(folder, each).count("going on from") for each in (told, other)] == [1, 0]
+    assert left_by(run_of(folder, told)) == left_by(run_of(folder, other))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.training.processes import Processes, processes_of
-from mwa_lightning.training.slurm import batch_job, step
+from mwa_lightning.training.slurm import batch_job, makes_room, requeue, step
 
 TASK = {
     "SLURM_JOB_ID": "1234",
@@ -63,6 +65,46 @@ def test_batch_job__the_same_after_a_requeueing_and_none_in_an_interactive_one(m
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1234")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     assert batch_job() == "1234_2"
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes a command out of lines of a shell; there are no others."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def make(name: str, lines: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
+def last_of_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job of an array that has the array's own number."""
+    for name, value in {"SLURM_JOB_ID": "40", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("last_of_array")
+def test_requeue__one_job_of_an_array(command: Callable[[str, str], None]) -> None:
+    command("squeue", '[ "$3" = --jobs=40_1 ] || echo RUNNING\necho RUNNING')
+    command("scontrol", '[ "$*" = "requeue 40_1" ]')
+    assert requeue() == "job 40_1 was requeued"
+
+
+@pytest.mark.usefixtures("last_of_array")
+@pytest.mark.parametrize(
+    ("about", "answer"),
+    [
+        ("JobState=RUNNING PreemptTime=None", False),
+        ("JobState=COMPLETING PreemptTime=None", True),
+        ("JobState=RUNNING PreemptTime=2026-01-01T10:00:00", True),
+    ],
+)
+def test_makes_room__one_job_of_an_array(command: Callable[[str, str], None], about: str, answer: bool) -> None:
+    command("scontrol", f'[ "$4" = 40_1 ] || echo JobState=RUNNING PreemptTime=None\necho {about}')
+    assert makes_room() == answer
 
 
 @pytest.mark.usefixtures("task")
