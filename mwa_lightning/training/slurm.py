@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 # Ports of the first process, below those that systems give out by themselves.
 _FIRST_PORT, _PORTS = 15000, 17000
+# How long a command of SLURM may take, in seconds.
+_WAIT = 60
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,25 @@ def requeue() -> str:
     one that SLURM itself puts back is already on its way.
     """
     job = _job()
-    state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
-    if state != "RUNNING":
-        return f"job {job} is {state.lower()} and was not requeued"
-    problem = _ask("scontrol", "requeue", job)
-    return f"job {job} could not be requeued ({problem})" if problem else f"job {job} was requeued"
+    try:
+        state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+        if state != "RUNNING":
+            return f"job {job} is {state.lower() or 'not in the queue'} and was not requeued"
+        _ask("scontrol", "requeue", job)
+    except _NoAnswer as problem:
+        return f"job {job} could not be requeued ({problem}): submit it again with the same run_dir"
+    return f"job {job} was requeued"
 
 
 def makes_room() -> bool:
-    """Whether it is the job that SLURM ends, or is going to: it was cancelled, pre-empted, or its time is over."""
-    about = _ask("scontrol", "--oneliner", "show", "job", _job())
+    """Whether it is the job that SLURM ends, or is going to: it was cancelled, pre-empted, or its time is over.
+
+    Where SLURM cannot be asked, it was.
+    """
+    try:
+        about = _ask("scontrol", "--oneliner", "show", "job", _job())
+    except _NoAnswer:
+        return True
     return "JobState=RUNNING" not in about or "PreemptTime=None" not in about
 
 
@@ -84,13 +95,21 @@ def _job() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def _ask(*command: str) -> str:
-    """What a command of SLURM prints, errors too."""
+class _NoAnswer(Exception):  # noqa: N818 (not a defect)
+    """Why SLURM did not do what it was asked."""
+
+
+def _ask(command: str, *words: str) -> str:
+    """What a command of SLURM prints. Raises _NoAnswer if it failed; what it warns of means nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return " ".join(str(error).split())
-    return " ".join((done.stdout + done.stderr).split())
+        done = subprocess.run([command, *words], capture_output=True, text=True, timeout=_WAIT, check=False)
+    except OSError as error:
+        raise _NoAnswer(f"{command} cannot be run here: {str(error.strerror).lower()}") from error
+    except subprocess.TimeoutExpired as error:
+        raise _NoAnswer(f"{command} did not answer for {_WAIT} seconds") from error
+    if done.returncode:
+        raise _NoAnswer(" ".join(done.stderr.split()) or f"{command} ended with exit code {done.returncode}")
+    return done.stdout.strip()
 
 
 def _first(nodes: str) -> str:

@@ -107,6 +107,60 @@ def test_makes_room__one_job_of_an_array(command: Callable[[str, str], None], ab
     assert makes_room() == answer
 
 
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("squeue", "scontrol", "said"),
+    [
+        ("echo RUNNING", ":", "job 7 was requeued"),
+        # As SLURM does of an option in its configuration, or a locale.
+        ("echo warning >&2; echo RUNNING", "echo warning >&2", "job 7 was requeued"),
+        ("echo COMPLETING", "exit 1", "job 7 is completing and was not requeued"),
+        (":", "exit 1", "job 7 is not in the queue and was not requeued"),
+        (
+            "echo RUNNING",
+            "echo 'slurm_requeue error:  Requested operation is disabled' >&2; exit 1",
+            "job 7 could not be requeued (slurm_requeue error: Requested operation is disabled): submit it again with "
+            "the same run_dir",
+        ),
+        (
+            "exit 3",
+            ":",
+            "job 7 could not be requeued (squeue ended with exit code 3): submit it again with the same run_dir",
+        ),
+        (
+            "echo RUNNING",
+            None,
+            "job 7 could not be requeued (scontrol cannot be run here: no such file or directory): submit it again "
+            "with the same run_dir",
+        ),
+    ],
+)
+def test_requeue__by_what_slurm_answers(
+    squeue: str, scontrol: str | None, said: str, command: Callable[[str, str], None]
+) -> None:
+    command("squeue", squeue)
+    if scontrol is not None:
+        command("scontrol", scontrol)
+    assert requeue() == said
+
+
+@pytest.mark.usefixtures("job")
+def test_requeue__without_commands_of_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a container."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue() == (
+        "job 7 could not be requeued (squeue cannot be run here: no such file or directory): submit it again with the "
+        "same run_dir"
+    )
+    assert makes_room()
+
+
 @pytest.mark.usefixtures("task")
 @pytest.mark.parametrize(("devices", "num_nodes"), [(8, 1), (4, 4), (2, 2)])
 def test_processes__tasks_of_another_number(devices: int, num_nodes: int) -> None:
