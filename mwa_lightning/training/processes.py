@@ -71,7 +71,7 @@ class Processes:
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
                 f"{self.count}: make them equal"
             )
-        task = None if self.started_for_us else step()
+        task = step()
         if task is not None:
             _check_step(task, devices=int(devices), num_nodes=int(trainer.num_nodes))
             os.environ |= _as_torchrun(task)

@@ -30,12 +30,13 @@ class Step:
 
 
 def step() -> Step | None:
-    """The step of several tasks that this process belongs to; None outside of one.
+    """The step of several tasks that this process is one of; None outside of one.
 
-    A single task is no step of ours: it starts the further processes itself, as outside SLURM.
+    A single task is no step of ours: it starts the further processes itself, as outside SLURM. Where the tasks are
+    torchruns, one on each machine, the processes are theirs.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    if tasks < 2:
+    if tasks < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
         return None
     number = int(os.environ["SLURM_JOB_ID"]) + 101 * int(os.environ["SLURM_STEP_ID"])
     return Step(

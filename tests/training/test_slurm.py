@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from mwa_lightning.cli.command import rank_of_process
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.training.processes import Processes, processes_of
 from mwa_lightning.training.slurm import batch_job, makes_room, requeue, step
@@ -54,6 +55,31 @@ def test_step__one_task_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert step() is None
     assert not Processes(config(devices=2, num_nodes=1)).started_for_us
+
+
+@pytest.fixture
+def torchrun(task: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of a torchrun that srun has started on each of two machines."""
+    machine = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+    ranks = {"TORCHELASTIC_RUN_ID": "none", "RANK": "11", "LOCAL_RANK": "3", "GROUP_RANK": "1", "WORLD_SIZE": "16"}
+    for name, value in (machine | ranks).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_step__torchruns_are_none_and_their_processes_have_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert step() is None
+    assert rank_of_process() == 11
+    before = dict(os.environ)
+    monkeypatch.setattr(Processes, "join", lambda self: None)  # there are no fifteen others to meet
+    with processes_of(config(devices=8, num_nodes=2)) as processes:
+        assert processes.started_for_us
+        assert (processes.rank, processes.first, processes.count) == (11, False, 16)
+        environment = processes.environment
+        assert (environment.global_rank(), environment.local_rank(), environment.node_rank()) == (11, 3, 1)
+        assert dict(os.environ) == before
+    with pytest.raises(ConfigError, match=r"torchrun started 16 processes.* is 2: make them equal"):
+        Processes(config(devices=1, num_nodes=2))
 
 
 def test_batch_job__the_same_after_a_requeueing_and_none_in_an_interactive_one(monkeypatch: pytest.MonkeyPatch) -> None:
