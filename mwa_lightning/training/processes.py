@@ -65,17 +65,18 @@ class Processes:
         if devices == "auto":
             devices = max(1, torch.cuda.device_count()) if trainer.accelerator == "gpu" else 1
         self.count = int(devices) * int(trainer.num_nodes)
-        self.started_for_us = TorchElasticEnvironment.detect()
-        if self.started_for_us and int(os.environ["WORLD_SIZE"]) != self.count:
+        by_torchrun, task = TorchElasticEnvironment.detect(), step()
+        self.started_for_us = by_torchrun or task is not None
+        if self.started_for_us and trainer.accelerator == "gpu":
+            _check_cards(int(devices))
+        if by_torchrun and int(os.environ["WORLD_SIZE"]) != self.count:
             raise ConfigError(
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
                 f"{self.count}: make them equal"
             )
-        task = step()
         if task is not None:
             _check_step(task, devices=int(devices), num_nodes=int(trainer.num_nodes))
             os.environ |= _as_torchrun(task)
-            self.started_for_us = True
         if trainer.num_nodes > 1 and not self.started_for_us:
             raise ConfigError(
                 f"trainer.num_nodes={trainer.num_nodes}: start mwa-train on all machines by srun or torchrun, or set 1"
@@ -236,6 +237,18 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
 def is_lost(error: BaseException) -> bool:
     """Whether this is how a process learns that another one is gone; gloo has no type of error for it."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+def _check_cards(devices: int) -> None:
+    """Raise ConfigError if this machine's processes, which meet at once, cannot have a graphics card each."""
+    found = torch.cuda.device_count()
+    if found == 0:
+        raise ConfigError("trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu")
+    if devices > found:
+        raise ConfigError(
+            f"trainer.devices={devices}: this process sees {found} GPUs; take at most that many. Every task has to see "
+            "all GPUs of its machine: under SLURM --gpus-per-node, not --gpus-per-task"
+        )
 
 
 def _check_step(task: Step, *, devices: int, num_nodes: int) -> None:

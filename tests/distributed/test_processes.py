@@ -20,8 +20,8 @@ from mwa_lightning.training.processes import Processes, WorkerStrategy, processe
 from mwa_lightning.training.quiet import quiet
 
 
-def config(*, devices: int = 1, num_nodes: int = 1) -> DictConfig:
-    return OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": devices, "num_nodes": num_nodes}})
+def config(*, devices: int | str = 1, num_nodes: int = 1, accelerator: str = "cpu") -> DictConfig:
+    return OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}})
 
 
 def test_processes__torchrun_with_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +31,37 @@ def test_processes__torchrun_with_another_number(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match=r"torchrun started 2 processes.* is 1"):
         Processes(config())
     assert not Processes(config(devices=2)).first
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is one of two that torchrun has started on this machine."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("second_of_two")
+@pytest.mark.parametrize(
+    ("cards", "devices", "message"),
+    [
+        (0, 2, "trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu"),
+        (0, "auto", "trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu"),
+        (
+            1,
+            2,
+            "trainer.devices=2: this process sees 1 GPUs; take at most that many. Every task has to see all GPUs of "
+            "its machine: under SLURM --gpus-per-node, not --gpus-per-task",
+        ),
+    ],
+)
+def test_processes_of__too_few_cards(
+    cards: int, devices: int | str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before the processes meet, each at its card."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    with pytest.raises(ConfigError) as caught, processes_of(config(devices=devices, accelerator="gpu")):
+        pass
+    assert str(caught.value) == message
 
 
 def test_processes__several_machines_need_torchrun() -> None:

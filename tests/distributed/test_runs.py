@@ -273,6 +273,18 @@ def test_train__by_torchrun(scenes: Path, elsewhere: Path) -> None:
     assert {path.relative_to(left.parent).as_posix() for path in left.parent.rglob("*") if path.is_file()} == FILES
 
 
+@pytest.mark.slow
+def test_train__by_torchrun_without_a_card(scenes: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    words = ("trainer.devices=2", "trainer.accelerator=gpu", f"data.root={scenes}")
+    command = torchrun(elsewhere, "--nproc-per-node=2", words=words)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode != 0
+    assert "error: trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu\n" in done.stderr
+    assert "a defect of mwa_lightning" not in done.stderr
+    assert not (elsewhere / "logs").exists()
+
+
 def on_two_machines(folder: Path, *words: str) -> list[tuple[int, str, str]]:
     """What the torchruns of two machines of one process each, here both on this one, return and print."""
     with socket.socket() as free:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.cli.command import rank_of_process
@@ -194,6 +195,14 @@ def test_processes__tasks_of_another_number(devices: int, num_nodes: int) -> Non
     with pytest.raises(ConfigError, match=r"srun started 16 tasks on 2 machines, trainer\.devices="):
         Processes(config(devices=devices, num_nodes=num_nodes))
     assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("task")
+def test_processes__tasks_that_see_one_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As --gpus-per-task=1 has it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"trainer\.devices=8: this process sees 1 GPUs.*not --gpus-per-task"):
+        Processes(OmegaConf.merge(config(devices=8, num_nodes=2), {"trainer": {"accelerator": "gpu"}}))
 
 
 @pytest.mark.usefixtures("task")
