@@ -31,6 +31,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from mwa_lightning.errors import ConfigError, ConnectionLost, ProcessFailed, UserError
@@ -160,12 +161,14 @@ class Processes:
         """Meet at once where all processes were started for us."""
         if not self.started_for_us or self.count == 1 or distributed.is_initialized():
             return
+        # As Lightning has it. NCCL's own would be a third, and the first process may have long to do before the others.
+        options: dict[str, Any] = {"timeout": default_pg_timeout}
+        backend = "gloo"
         if self._accelerator == "gpu":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-            _init_dist_connection(TorchElasticEnvironment(), "nccl", device_id=device)
-        else:
-            _init_dist_connection(TorchElasticEnvironment(), "gloo")
+            backend, options["device_id"] = "nccl", device
+        _init_dist_connection(TorchElasticEnvironment(), backend, **options)
 
     def finish(self) -> None:
         """Wait for the workers, which have nothing left to do. Raises ProcessFailed if one of them failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.errors import ConfigError, ProcessFailed, TrainingError
+from mwa_lightning.training import processes as module
 from mwa_lightning.training.guards import MissingGradientGuard
 from mwa_lightning.training.processes import Processes, WorkerStrategy, processes_of
 from mwa_lightning.training.quiet import quiet
@@ -62,6 +64,23 @@ def test_processes_of__too_few_cards(
     with pytest.raises(ConfigError) as caught, processes_of(config(devices=devices, accelerator="gpu")):
         pass
     assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("second_of_two")
+@pytest.mark.parametrize(
+    ("accelerator", "backend", "further"),
+    [("cpu", "gloo", {}), ("gpu", "nccl", {"device_id": torch.device("cuda", 1)})],
+)
+def test_join__waits_half_an_hour(
+    accelerator: str, backend: str, further: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With NCCL too, whose own patience is ten minutes."""
+    called: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(module, "_init_dist_connection", lambda _, backend, **more: called.append((backend, more)))
+    Processes(config(devices=2, accelerator=accelerator)).join()
+    assert called == [(backend, {"timeout": timedelta(minutes=30), **further})]
 
 
 def test_processes__several_machines_need_torchrun() -> None:
