@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import CheckpointError, ConfigError
-from mwa_lightning.training.checkpointing import CheckpointFiles, check_keys
+from mwa_lightning.training.checkpointing import LAST, CheckpointFiles, check_keys
 from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.slurm import restarted
 
 log = logging.getLogger(__name__)
 
@@ -18,16 +21,17 @@ log = logging.getLogger(__name__)
 def check_resume(config: DictConfig, run: RunDirectory) -> bool:
     """Whether the directory holds an earlier start of this run; before anything is read or written.
 
-    Raises ConfigError if it holds something else, if it holds a run and `resume` is `never`, or if that run began
-    elsewhere than `resume` says; CheckpointError if there is no such checkpoint.
+    Raises ConfigError if it holds something else, if it holds a run and `resume` is `never`, but for a job that SLURM
+    has put back, whose run it is; or if that run began elsewhere than `resume` says. Raises CheckpointError if there is
+    no such checkpoint, which such a job may need no more.
     """
     started = run.check(config)
     origin = origin_of(config)
-    if started and config.resume == "never":
+    if started and config.resume == "never" and not restarted():
         raise ConfigError(
             f"run_dir={run.path}: holds a run, and resume=never: choose another, or resume=auto to go on with it"
         )
-    if origin is not None and not origin.is_file():
+    if origin is not None and not origin.is_file() and not restarted():
         raise CheckpointError(f"resume={origin}: there is no such file; give a checkpoint of a run, auto or never")
     if origin is not None and is_foreign(origin, run.checkpoints):
         home = RunDirectory(origin.parent.parent)
@@ -49,30 +53,49 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
                 f"run_dir={run.path}: holds a run that began at {began} and has no checkpoint of its own yet: give "
                 f"resume={began} again"
             )
+    if origin is not None and not is_foreign(origin, run.checkpoints) and not restarted():
+        with contextlib.suppress(OSError):  # of somebody else's file, which stays the older one
+            origin.touch()  # should SLURM start this job again: what is newer was saved since
     return started
 
 
 def check_origin(config: DictConfig, trained: Iterable[str]) -> None:
-    """Raise CheckpointError unless the file that `resume` names, if any, is whole and of what trains here."""
+    """Raise CheckpointError unless the file that `resume` names, if any, is whole and of what trains here.
+
+    Whether a job that SLURM has put back still needs it shows later.
+    """
     path = origin_of(config)
-    if path is not None:
+    if path is not None and not restarted():
         check_keys(CheckpointFiles(path.parent).load_checkpoint(path)["state_dict"], trained, origin=path)
 
 
 def find_checkpoint(config: DictConfig, files: CheckpointFiles, trained: Iterable[str]) -> Path | None:
     """The checkpoint to go on from, whole and of the tensors that train here; None for a run that begins.
 
-    A file in the run's own directory is taken whatever came after it; one from elsewhere is where a run begins,
-    which goes on from its own checkpoints as soon as it has some.
+    A file in the run's own directory is taken whatever came after it, by a job that SLURM has put back only until the
+    run has saved since; one from elsewhere is where a run begins, which goes on from its own checkpoints as soon as it
+    has some.
 
     Raises CheckpointError if the checkpoints that there are cannot be used.
     """
     path = origin_of(config)
-    if path is None or is_foreign(path, files.directory):
+    if path is None or is_foreign(path, files.directory) or (restarted() and _saved_since(path)):
         path = files.latest() or path
     if path is not None:
         check_keys(files.load_checkpoint(path)["state_dict"], trained, origin=path)
     return path
+
+
+def _saved_since(path: Path) -> bool:
+    """Whether a run has saved since `check_resume` noted that it goes back to one of its own checkpoints."""
+    last = path.with_name(LAST)
+    return not path.is_file() or (last.is_file() and _changed(path) <= _changed(last))
+
+
+def _changed(path: Path) -> int:
+    """When a file was written or touched. It is opened, so that a network disk says what others have done."""
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_mtime_ns
 
 
 def origin_of(config: DictConfig) -> Path | None:

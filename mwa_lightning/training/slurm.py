@@ -60,6 +60,11 @@ def batch_job() -> str | None:
     return _job()
 
 
+def restarted() -> bool:
+    """Whether this job ran before: SLURM has put it back into the queue since, and its command is the same."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
 def requeue() -> str:
     """Put this batch job back into the queue, and say what became of it.
 

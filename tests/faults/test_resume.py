@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,17 @@ def test_never__refuses_a_run_and_takes_an_empty_directory(
     assert train(f"run_dir={tmp_path / 'empty'}", "resume=never", "trainer.max_steps=1") == 0
 
 
+def test_never__a_requeued_job_goes_on(
+    stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that its directory holds is its own."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert train(f"run_dir={stopped}", "resume=never") == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(f"run_dir={stopped}", "resume=never") == 0
+    assert left_by(stopped) == left_by(whole)
+
+
 def test_auto__a_run_killed_before_its_first_file(
     train: Train, whole: Path, tmp_path: Path, left_by: Callable[..., Any]
 ) -> None:
@@ -125,6 +137,49 @@ def test_file__of_its_own_directory_goes_back_to_it(
     stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any]
 ) -> None:
     assert train(f"run_dir={stopped}", f"resume={stopped / 'checkpoints' / PREVIOUS}") == 0
+    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert left_by(stopped) == left_by(whole)
+
+
+@pytest.mark.parametrize("name", [PREVIOUS, BEST])
+def test_file__of_its_own_directory_a_requeued_job_goes_back_to_once(
+    name: str,
+    stopped: Path,
+    whole: Path,
+    train: Train,
+    left_by: Callable[..., Any],
+    happening: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its command is the same at every start: it goes on from what it saved since, and back until it has."""
+    arguments = (f"run_dir={stopped}", f"resume={stopped / 'checkpoints' / name}")
+    ends = ("What trains", "writing last.ckpt of step 4", "writing last.ckpt of step 8")
+    for restarts, line in enumerate(ends):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        with pytest.raises(Stopped), happening(line, stop):
+            train(*arguments)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert train(*arguments) == 0
+    log = (stopped / "train.log").read_text()
+    origins = re.findall(r"going on from .*/(.*)$", log, re.MULTILINE)
+    assert origins == [name, name, LAST]
+    assert left_by(stopped) == left_by(whole)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_file__a_requeued_job_that_lost_it_goes_on_from_the_one_before(
+    damage: Callable[[Path], Any],
+    stopped: Path,
+    whole: Path,
+    train: Train,
+    left_by: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    last = stopped / "checkpoints" / LAST
+    damage(last)
+    assert train(f"run_dir={stopped}", f"resume={last}") == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(f"run_dir={stopped}", f"resume={last}") == 0
     assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
