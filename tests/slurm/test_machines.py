@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mwa_lightning.data.sampling import GlobalBatchSampler
 from mwa_lightning.data.sources import find_source
 from tests.leftovers import left_by
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import output_of, run_of, submit, wait_for_step
+from tests.slurm.runs import PLACE, WORDS, output_of, run_of, submit, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -54,6 +55,36 @@ def test_train__two_machines_leave_what_two_tasks_of_one_do(machines: Cluster, f
     assert (run / "train.log").read_text().count("What trains") == 1
     assert files_of(run) == files_of(whole)
     assert left_by(run) == left_by(whole)
+
+
+# One of these on each of two machines starts two processes there.
+TORCHRUN = (
+    f"OMP_NUM_THREADS=1 {sys.executable} -m torch.distributed.run --nnodes=2 --node-rank=$SLURM_NODEID "
+    "--nproc-per-node=2 --master-addr=n1 --master-port=29471"
+)
+
+
+def test_rank__of_torchruns(machines: Cluster, folder: Path) -> None:
+    """What tells the processes of a machine apart is torchrun's."""
+    script = folder / "rank.py"
+    script.write_text("from mwa_lightning.cli.command import rank_of_process\nprint('rank', rank_of_process())\n")
+    said = machines.run("srun", *TWO, "bash", "-c", f"{TORCHRUN} {script}")
+    assert sorted(said.splitlines()) == [f"rank {rank}" for rank in range(4)]
+
+
+def test_train__by_torchruns(machines: Cluster, folder: Path) -> None:
+    words = ("trainer=ddp", *WORDS, "trainer.devices=2", "trainer.num_nodes=2", "trainer.max_steps=3")
+    command = f"{TORCHRUN} {folder}/bin/mwa-train data.root={folder}/scenes {' '.join(words)}"
+    script = folder / "torchruns.sbatch"
+    script.write_text(f"#!/bin/bash\nsrun --kill-on-bad-exit=1 bash -c '{command}'\n")
+    place = (*PLACE, *TWO, "--job-name=mwa-train", "--output=%x-%j.out", f"--chdir={folder}")
+    job = machines.submit(*place, script)
+    assert machines.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
+    said = output_of(folder, job)
+    for line in ("What trains", "Retrieval on the test split"):
+        assert said.count(line) == 1, said
+    assert not re.search("rank [0-3]", said), said
+    assert "devices: 2\n" in (run_of(folder, job) / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
