@@ -78,6 +78,29 @@ def test_pain_4__requeued_by_the_signal_goes_on_in_its_directory(
     assert left_by(run_of(folder, job)) == left_by(whole)
 
 
+def test_train__requeued_goes_back_to_its_own_checkpoint_once(jobs: Cluster, folder: Path, whole: Path) -> None:
+    """The command names the same checkpoint at every start."""
+    often = "training.checkpoint_every_n_steps=4"
+    job = submit(jobs, folder, often, "training.requeue=false")
+    run = run_of(folder, job)
+    wait_for_step(run, 9)
+    jobs.run("scancel", "--signal=USR1", job)
+    assert jobs.wait(job, seconds=120) == "FAILED"  # with exit code 75
+    back = submit(jobs, folder, often, f"run_dir={run}", f"resume={run}/checkpoints/previous.ckpt")
+    end = time.monotonic() + 300
+    while (run / "train.log").read_text().count("wrote last.ckpt") < 4:  # two, that at the signal, and one since
+        assert time.monotonic() < end, output_of(folder, back)
+        time.sleep(0.05)
+    jobs.run("scancel", "--signal=USR1", back)
+    jobs.wait(back, "PENDING", seconds=120)
+    assert jobs.wait(back, seconds=600) == "COMPLETED", output_of(folder, back)
+    assert re.findall(r"going on from .*/(.*)$", output_of(folder, back), re.MULTILINE) == [
+        "previous.ckpt",
+        "last.ckpt",
+    ]
+    assert left_by(run) == left_by(whole)
+
+
 def test_pain_5__preempted_job_makes_room_and_goes_on_as_the_same_run_of_wandb(
     jobs: Cluster, folder: Path, whole: Path
 ) -> None:
