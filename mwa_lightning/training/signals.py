@@ -23,7 +23,7 @@ from mwa_lightning.errors import Interrupted, Stopped
 REQUEUE_SIGNALS = ("USR1", "USR2")
 _ALL = (signal.SIGINT, signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
 
-# Seconds until Ctrl-C is tried again that came where nothing can be raised.
+# Seconds until a signal is tried again that came where nothing can be raised.
 _SOON = 0.01
 
 
@@ -60,6 +60,14 @@ class Signals:
             raise self.raised
         with contextlib.suppress(OSError):
             os.write(2, self.at_interrupt.encode())  # unlike print, it may come between the halves of another's line
+
+    def send_again(self) -> None:
+        """Have the signal come again that has just raised something in vain."""
+        number = signal.SIGINT if self.interrupted else self.noted
+        if number == signal.SIGINT:
+            signal.signal(number, self.interrupt)
+        self.count = 0
+        threading.Timer(_SOON, os.kill, (self._process, number)).start()
 
 
 class Breaking(Signals):
@@ -109,22 +117,21 @@ def put_back() -> Iterator[None]:
 @contextmanager
 def interruptible(signals: Signals) -> Iterator[Signals]:
     """Have the signals take Ctrl-C. Raises Interrupted."""
-    before = signal.getsignal(signal.SIGINT)
-    # None and SIG_IGN: somebody wants it otherwise, as nohup does.
-    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         with raised_again(signals):
             yield signals
         return
-    signal.signal(signal.SIGINT, signals.interrupt)
-    hook = sys.unraisablehook
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    takes = before not in (None, signal.SIG_IGN)  # if not, somebody wants it otherwise, as nohup does
+    if takes:
+        signal.signal(signal.SIGINT, signals.interrupt)
 
     def again(lost: Any) -> None:
         """Python cannot raise it where it just was, such as in what it calls when a module is imported."""
-        if not isinstance(lost.exc_value, Interrupted):
+        if lost.exc_value is None or lost.exc_value is not signals.raised:
             hook(lost)
-            return
-        signal.signal(signal.SIGINT, signals.interrupt)
-        threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            signals.send_again()
 
     sys.unraisablehook = again
     try:
@@ -132,7 +139,8 @@ def interruptible(signals: Signals) -> Iterator[Signals]:
             yield signals
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGINT, before)
+        if takes:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

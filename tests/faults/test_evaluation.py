@@ -141,6 +141,35 @@ def test_eval__what_a_library_catches_is_noted(
 
 
 @pytest.mark.parametrize("number", CODES)
+def test_eval__where_python_can_raise_nothing(
+    number: signal.Signals,
+    words: list[str],
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In what is called at the end of an object it only prints what comes up; the signal comes again then."""
+
+    class Ending:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    calls = []
+
+    def ending(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            Ending()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(RetrievalRecall, "update", ending)
+    assert command.main([*words, "run_dir=new"]) == CODES[number]
+    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
+    assert list(elsewhere.iterdir()) == []
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, DataError])
 def test_eval__what_a_library_makes_something_else_of(
     kind: type[Exception],
