@@ -44,6 +44,12 @@ def figures_of(run: Path) -> list[bytes]:
     return [(run / name).read_bytes() for name in FIGURES]
 
 
+def ends_with_one_line(words: list[str], number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    """An evaluation that the signal comes to."""
+    assert command.main([*words, "run_dir=new"]) == CODES[number]
+    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
+
+
 def test_eval__signals_at_random_moments(server: Server, words: list[str], tmp_path: Path) -> None:
     """Twelve and more, until six were heard; before mwa-eval listens, a signal ends it as it ends any process."""
     output = tmp_path / "output.txt"
@@ -114,8 +120,7 @@ def test_eval__signal_at_awkward_moments(
         return result
 
     monkeypatch.setattr(owner, name, disturbed)
-    assert command.main([*words, "run_dir=new"]) == CODES[number]
-    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
+    ends_with_one_line(words, number, capsys)
     assert calls == [name]
     assert list(elsewhere.iterdir()) == []
     assert [signal.getsignal(each) for each in CODES] == handlers
@@ -163,8 +168,7 @@ def test_eval__where_python_can_raise_nothing(
         time.sleep(0.1)
 
     monkeypatch.setattr(RetrievalRecall, "update", ending)
-    assert command.main([*words, "run_dir=new"]) == CODES[number]
-    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
+    ends_with_one_line(words, number, capsys)
     assert list(elsewhere.iterdir()) == []
     assert len(calls) == 1
 
@@ -188,8 +192,7 @@ def test_eval__what_a_library_makes_something_else_of(
             raise kind("it was here") from error
 
     monkeypatch.setattr(RetrievalRecall, "update", wrapping)
-    assert command.main([*words, "run_dir=new"]) == CODES[number]
-    assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
+    ends_with_one_line(words, number, capsys)
     assert list(elsewhere.iterdir()) == []
 
 
