@@ -1,15 +1,20 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed."""
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed.
+
+And directories to write them in, where other processes remove those that they leave empty.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from mwa_lightning.errors import StorageError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -46,6 +51,27 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({reason.strerror or reason}). What was saved before is whole: mend that, and "
             "start the same command with this run_dir again"
         ) from error
+
+
+def in_directory(directory: Path, make: Callable[[], T], *, tries: int = 100) -> tuple[T, list[Path]]:
+    """Make a directory, with those above it, and what `make` makes in it.
+
+    Another process that tidies up after itself may just have removed one of them, empty as it was: then once more.
+
+    Returns:
+        What `make` has returned, and the directories that were not there before, the innermost first.
+
+    Raises:
+        OSError: They cannot be made.
+    """
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return make(), new
+    except (FileNotFoundError, FileExistsError):
+        if tries == 1:
+            raise
+        return in_directory(directory, make, tries=tries - 1)
 
 
 def flush_names(directory: Path) -> None:

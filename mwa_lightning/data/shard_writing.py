@@ -35,7 +35,7 @@ from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.errors import DataError
-from mwa_lightning.whole_files import flush_names
+from mwa_lightning.whole_files import flush_names, in_directory
 
 _LOCK = ".lock"
 _THREADS = 16  # reading many small files is waiting, most of all on a network
@@ -117,12 +117,13 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _is_free(folder: Path) -> bool:
     """Whether there is no folder, or an empty one; DataError where there cannot be one of ours."""
-    if not os.path.lexists(folder):
+    try:
+        if any(folder.iterdir()):
+            return False
+    except FileNotFoundError:
         return True
-    if not folder.is_dir():
-        raise DataError(f"shards={folder} is a file: give a new folder")
-    if any(folder.iterdir()):
-        return False
+    except NotADirectoryError:
+        raise DataError(f"shards={folder} is a file: give a new folder") from None
     if folder.is_mount() or folder == Path.cwd():  # it is made under another name, and replaces an empty one
         raise DataError(f"shards={folder} is a mount or the current folder: give a new folder in it")
     return True
@@ -177,9 +178,11 @@ def _appearing(folder: Path) -> Iterator[Path]:
     What it holds is on the disk before it gets that name, and is cleared away if it does not, with the folders that
     were made for it.
     """
-    made = [path for path in folder.parents if not path.exists()]
     place = folder.with_name(f".{folder.name}.writing")
-    lock_file = _lock(place)
+    try:
+        lock_file, made = in_directory(place, lambda: file_locks.lock(place / _LOCK))
+    except file_locks.Taken:
+        raise DataError(f"{place} is being written by another process: wait for it") from None
     try:
         _clear(place)
         if not _is_free(folder):
@@ -197,21 +200,9 @@ def _appearing(folder: Path) -> Iterator[Path]:
                 _clear(place)
             file_locks.remove(place / _LOCK, lock_file)
             if place != folder:
-                for directory in (place, *made):
+                for directory in dict.fromkeys((place, *made)):
                     directory.rmdir()
         os.close(lock_file)
-
-
-def _lock(folder: Path) -> int:
-    """Make a folder for this process alone; DataError if it is another's."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return file_locks.lock(folder / _LOCK)
-        except FileNotFoundError:  # its holder has just ended
-            continue
-        except file_locks.Taken:
-            raise DataError(f"{folder} is being written by another process: wait for it") from None
 
 
 def _clear(folder: Path) -> None:

@@ -20,7 +20,7 @@ import mwa_lightning
 from mwa_lightning.errors import ConfigError, Interrupted, StorageError, TrainingError, UserError, shorten
 from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.run_lock import LOCK, RunLock
-from mwa_lightning.whole_files import is_left_behind, whole_file
+from mwa_lightning.whole_files import in_directory, is_left_behind, whole_file
 
 VERSION, COMMIT = "mwa_lightning_version", "mwa_lightning_commit"
 # The figure that is written with the last of the others, when a run is through.
@@ -76,9 +76,9 @@ class RunDirectory:
         if not self.writes:
             return
         try:
-            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-            (self.checkpoints if checkpoints else self.path).mkdir(parents=True, exist_ok=True)
-            self.lock.take()
+            _, self._made = in_directory(self.path, self.lock.take)
+            if checkpoints:
+                self.checkpoints.mkdir(exist_ok=True)
             for directory in (self.path, self.checkpoints):
                 for path in filter(is_left_behind, directory.glob(".*")):
                     path.unlink()
@@ -215,33 +215,22 @@ def new_directory(parent: Path, *, kind: str | None = None, now: datetime | None
     Raises ConfigError if it cannot be made.
     """
     time = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
+    end = "" if kind is None else f"_{kind}"
+
+    def make() -> Path:
+        times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
+        return next(path for path in (parent / f"{each}{end}" for each in times) if _made(path))
+
     try:
-        made = _make_new(parent, time, "" if kind is None else f"_{kind}")
+        path, above = in_directory(parent, make)
     except OSError as error:
         raise ConfigError(f"{parent.absolute()}: cannot be made ({error.strerror}); give run_dir=") from error
     try:
-        yield made[0]
+        yield path
     finally:
         with contextlib.suppress(OSError):  # of one that is not empty, which is how it should be
-            for directory in made:
+            for directory in (path, *above):
                 directory.rmdir()
-
-
-def _make_new(parent: Path, time: str, kind: str, *, tries: int = 100) -> list[Path]:
-    """Make the first directory of that time that is not there; returns it, and those above it that were made for it.
-
-    Another process that ends may just have removed the empty ones above it: then once more.
-    """
-    times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
-    above = [path for path in (parent, *parent.parents) if not path.exists()]
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        path = next(path for path in (parent / f"{each}{kind}" for each in times) if _made(path))
-    except (FileNotFoundError, FileExistsError):
-        if tries == 1:
-            raise
-        return _make_new(parent, time, kind, tries=tries - 1)
-    return [path, *above]
 
 
 def _made(path: Path) -> bool:
