@@ -27,7 +27,6 @@ from mwa_lightning.training.processes import is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import (
-    check_device,
     check_trainer_keys,
     directory_of_run,
     evaluate_model,
@@ -66,7 +65,6 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         expected = config.get("expect")
         if expected is not None:
             check_name(expected, statements=about_statements(config))
-        check_device(config)
         check_trainer_keys(config)
         # Until no process of the evaluation is left.
         name = f"{config.name or 'run'}_evaluation"

@@ -43,7 +43,6 @@ from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.setup import (
-    check_device,
     check_trainer_keys,
     directory_of_run,
     evaluate_model,
@@ -78,7 +77,6 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         reproducible(config),
     ):
         config = processes.agree_on_config()
-        check_device(config)
         check_trainer_keys(config)
         # Until no process of the run is left.
         run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))

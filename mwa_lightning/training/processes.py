@@ -68,8 +68,8 @@ class Processes:
         self.count = int(devices) * int(trainer.num_nodes)
         by_torchrun, task = TorchElasticEnvironment.detect(), step()
         self.started_for_us = by_torchrun or task is not None
-        if self.started_for_us and trainer.accelerator == "gpu":
-            _check_cards(int(devices))
+        if trainer.accelerator == "gpu":
+            _check_cards(int(devices), started_for_us=self.started_for_us)
         if by_torchrun and int(os.environ["WORLD_SIZE"]) != self.count:
             raise ConfigError(
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
@@ -242,15 +242,19 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def _check_cards(devices: int) -> None:
-    """Raise ConfigError if this machine's processes, which meet at once, cannot have a graphics card each."""
+def _check_cards(devices: int, *, started_for_us: bool) -> None:
+    """Raise ConfigError if this machine's processes cannot have a graphics card each."""
     found = torch.cuda.device_count()
     if found == 0:
         raise ConfigError("trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu")
     if devices > found:
+        every_task = (
+            ". Every task has to see all GPUs of its machine: under SLURM --gpus-per-node, not --gpus-per-task"
+            if started_for_us
+            else ""
+        )
         raise ConfigError(
-            f"trainer.devices={devices}: this process sees {found} GPUs; take at most that many. Every task has to see "
-            "all GPUs of its machine: under SLURM --gpus-per-node, not --gpus-per-task"
+            f"trainer.devices={devices}: this process sees {found} of the GPUs; take at most that many{every_task}"
         )
 
 

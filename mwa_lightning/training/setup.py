@@ -126,18 +126,6 @@ def reproducible(config: DictConfig) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def check_device(config: DictConfig) -> None:
-    """Raise ConfigError if the devices that are asked for are not there."""
-    if config.trainer.accelerator != "gpu":
-        return
-    found = torch.cuda.device_count()
-    wanted = config.trainer.devices
-    if found == 0:
-        raise ConfigError("trainer.accelerator=gpu: no GPU was found here; take trainer=cpu")
-    if wanted != "auto" and int(wanted) > found:
-        raise ConfigError(f"trainer.devices={wanted}: there are {found} GPUs here; take at most that many")
-
-
 def check_trainer_keys(config: DictConfig) -> None:
     """Raise ConfigError if a key of `trainer` is none of Lightning's Trainer, or one that is set here."""
     keys = inspect.signature(pl.Trainer).parameters.keys() - SET_HERE

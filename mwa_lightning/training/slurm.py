@@ -65,8 +65,8 @@ def restarted() -> bool:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
-def requeue() -> str:
-    """Put this batch job back into the queue, and say what became of it.
+def requeue(otherwise: str) -> str:
+    """Put this batch job back into the queue, and say what became of it; if SLURM cannot, what to do `otherwise`.
 
     Only a job that runs, whose time is nearly over or that has to make room: one that was cancelled is to stay so, and
     one that SLURM itself puts back is already on its way.
@@ -78,7 +78,7 @@ def requeue() -> str:
             return f"job {job} is {state.lower() or 'not in the queue'} and was not requeued"
         _ask("scontrol", "requeue", job)
     except _NoAnswer as problem:
-        return f"job {job} could not be requeued ({problem}): submit it again with the same run_dir"
+        return f"job {job} could not be requeued ({problem}): {otherwise}"
     return f"job {job} was requeued"
 
 

@@ -225,11 +225,12 @@ def _left_alone(error: BaseException, signals: Signals, processes: Processes) ->
 
 
 def _what_next(config: DictConfig, run: RunDirectory, *, requeue: bool) -> str:
-    if requeue and config.training.requeue and slurm.batch_job() is not None:
-        said = slurm.requeue()
-        log.info("%s", said)
-        return said
-    return f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
+    go_on = f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
+    if not (requeue and config.training.requeue and slurm.batch_job() is not None):
+        return go_on
+    said = slurm.requeue(go_on)
+    log.info("%s", said)
+    return said
 
 
 def _close(stop: StopAgreement, exit_code: int) -> None:

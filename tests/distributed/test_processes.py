@@ -51,8 +51,8 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             1,
             2,
-            "trainer.devices=2: this process sees 1 GPUs; take at most that many. Every task has to see all GPUs of "
-            "its machine: under SLURM --gpus-per-node, not --gpus-per-task",
+            "trainer.devices=2: this process sees 1 of the GPUs; take at most that many. Every task has to see all "
+            "GPUs of its machine: under SLURM --gpus-per-node, not --gpus-per-task",
         ),
     ],
 )
@@ -63,6 +63,22 @@ def test_processes_of__too_few_cards(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     with pytest.raises(ConfigError) as caught, processes_of(config(devices=devices, accelerator="gpu")):
         pass
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("cards", "devices", "message"),
+    [
+        (0, 1, "trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu"),
+        (1, 2, "trainer.devices=2: this process sees 1 of the GPUs; take at most that many"),
+    ],
+)
+def test_processes__too_few_cards_of_ones_own(
+    cards: int, devices: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    with pytest.raises(ConfigError) as caught:
+        Processes(config(devices=devices, accelerator="gpu"))
     assert str(caught.value) == message
 
 

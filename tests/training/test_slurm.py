@@ -117,7 +117,7 @@ def last_of_array(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requeue__one_job_of_an_array(command: Callable[[str, str], None]) -> None:
     command("squeue", '[ "$3" = --jobs=40_1 ] || echo RUNNING\necho RUNNING')
     command("scontrol", '[ "$*" = "requeue 40_1" ]')
-    assert requeue() == "job 40_1 was requeued"
+    assert requeue("start again") == "job 40_1 was requeued"
 
 
 @pytest.mark.usefixtures("last_of_array")
@@ -152,19 +152,18 @@ def job(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "echo RUNNING",
             "echo 'slurm_requeue error:  Requested operation is disabled' >&2; exit 1",
-            "job 7 could not be requeued (slurm_requeue error: Requested operation is disabled): submit it again with "
-            "the same run_dir",
+            "job 7 could not be requeued (slurm_requeue error: Requested operation is disabled): go on with run_dir=x",
         ),
         (
             "exit 3",
             ":",
-            "job 7 could not be requeued (squeue ended with exit code 3): submit it again with the same run_dir",
+            "job 7 could not be requeued (squeue ended with exit code 3): go on with run_dir=x",
         ),
         (
             "echo RUNNING",
             None,
-            "job 7 could not be requeued (scontrol cannot be run here: no such file or directory): submit it again "
-            "with the same run_dir",
+            "job 7 could not be requeued (scontrol cannot be run here: no such file or directory): go on with "
+            "run_dir=x",
         ),
     ],
 )
@@ -174,16 +173,15 @@ def test_requeue__by_what_slurm_answers(
     command("squeue", squeue)
     if scontrol is not None:
         command("scontrol", scontrol)
-    assert requeue() == said
+    assert requeue("go on with run_dir=x") == said
 
 
 @pytest.mark.usefixtures("job")
 def test_requeue__without_commands_of_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a container."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert requeue() == (
-        "job 7 could not be requeued (squeue cannot be run here: no such file or directory): submit it again with the "
-        "same run_dir"
+    assert requeue("start again") == (
+        "job 7 could not be requeued (squeue cannot be run here: no such file or directory): start again"
     )
     assert makes_room()
 
@@ -201,7 +199,7 @@ def test_processes__tasks_of_another_number(devices: int, num_nodes: int) -> Non
 def test_processes__tasks_that_see_one_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """As --gpus-per-task=1 has it."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"trainer\.devices=8: this process sees 1 GPUs.*not --gpus-per-task"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=8: this process sees 1 of the GPUs.*not --gpus-per-task"):
         Processes(OmegaConf.merge(config(devices=8, num_nodes=2), {"trainer": {"accelerator": "gpu"}}))
 
 
