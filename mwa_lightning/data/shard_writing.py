@@ -120,10 +120,10 @@ def _is_free(folder: Path) -> bool:
     try:
         if any(folder.iterdir()):
             return False
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.is_file():
+            raise DataError(f"shards={folder} is a file: give a new folder") from None
         return True
-    except NotADirectoryError:
-        raise DataError(f"shards={folder} is a file: give a new folder") from None
     if folder.is_mount() or folder == Path.cwd():  # it is made under another name, and replaces an empty one
         raise DataError(f"shards={folder} is a mount or the current folder: give a new folder in it")
     return True
