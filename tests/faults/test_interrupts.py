@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,9 +79,34 @@ def matches(said: str, run: Path, *lines: str) -> bool:
 
 def wait_for(mark: str, log: Path, ended: Callable[[], bool]) -> None:
     """Wait until a run has logged the mark."""
-    while not log.is_file() or not re.search(mark, log.read_text()):
-        assert not ended(), log.read_text() if log.is_file() else mark
+    while True:
+        over = ended()
+        said = log.read_text() if log.is_file() else ""
+        if re.search(mark, said):
+            return
+        assert not over, said
         time.sleep(0.001)
+
+
+def ctrl_c(server: Server, times: int, words: list[str], run: Path, output: Path, *, mark: str) -> int:
+    """The wait status of a run that Ctrl-C comes to at the mark; where it came too late, of another one.
+
+    So it may be on a machine with much else to do: the whole of the final evaluation takes 40 ms.
+    """
+    for _ in range(10):
+        server.start("train", [*words, f"run_dir={run}"], output)
+        wait_for(mark, run / "train.log", server.ended)
+        for number in range(times):
+            while number and not said_by(output) and not server.ended():
+                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.process, signal.SIGINT)
+        status = server.wait()
+        if status != 0 and (times == 1 or os.WIFSIGNALED(status)):  # a second one may meet the end of the step
+            return status
+        shutil.rmtree(run)
+        output.unlink(missing_ok=True)
+    raise AssertionError(f"ten times it came too late for {mark!r}")
 
 
 @pytest.mark.parametrize(
@@ -98,15 +124,12 @@ def test_train__saves_and_ends(
     mark: str, line: str, workers: int, words: list[str], whole: Path, server: Server, tmp_path: Path, left_by: Left
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
-    start = [*words, f"data.num_workers={workers}", f"run_dir={run}"]
-    server.start("train", start, output)
-    wait_for(mark, run / "train.log", server.ended)
-    os.kill(server.process, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(server.wait()) == 130
+    options = [*words, f"data.num_workers={workers}"]
+    assert os.waitstatus_to_exitcode(ctrl_c(server, 1, options, run, output, mark=mark)) == 130
     *notice, last = said_by(output)
     assert matches(last, run, line)
     assert notice == ([NOTICE] if line == SAVED else [])
-    server.start("train", start, output)
+    server.start("train", [*options, f"run_dir={run}"], output)
     assert server.wait() == 0
     assert left_by(run) == left_by(whole)
 
@@ -115,15 +138,7 @@ def test_train__second_time_ends_it_at_once(
     words: list[str], whole: Path, server: Server, tmp_path: Path, left_by: Left
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
-    server.start("train", [*words, f"run_dir={run}"], output)
-    wait_for(r"epoch 2: training", run / "train.log", server.ended)
-    os.kill(server.process, signal.SIGINT)
-    while not said_by(output):
-        assert not server.ended()
-    os.kill(server.process, signal.SIGINT)
-    status = server.wait()
-    # It may have come to the end of the step in between.
-    assert os.WIFSIGNALED(status), os.waitstatus_to_exitcode(status)
+    status = ctrl_c(server, 2, words, run, output, mark=r"epoch 2: training")
     assert os.WTERMSIG(status) == signal.SIGINT
     assert said_by(output) == [NOTICE]
     server.start("train", [*words, f"run_dir={run}"], output)
