@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -137,7 +138,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
 
     @property
     def bad_images(self) -> dict[str, str]:
-        """Path and reason of every image that this process replaced in training."""
+        """Path and reason of every image that was replaced in training, as far as this process knows."""
         return self.ledger.bad_images
 
     def prepare_data(self) -> None:
@@ -206,13 +207,14 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         return self.evaluation_dataloaders(self.test_split)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training data, how its batches came about, and the images that were replaced so far."""
+        """The place in the training data, how its batches came about, and what was not used as it is so far."""
         sampler = self.sampler.state_dict() if self.sampler is not None else self._sampler_state
         return {
             "sampler": sampler,
             "batch_size": self.batch_size,
             "processes": self._ranks[1],
-            "bad_images": dict(self.bad_images),
+            "bad_images": dict(self.ledger.bad_images),
+            "truncated": dict(self.ledger.truncated),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,6 +224,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             ConfigError: `batch_size` was set to something that does not make the same global batches.
         """
         self.ledger.bad_images = dict(state_dict["bad_images"])
+        self.ledger.truncated = Counter(state_dict["truncated"])
         if state_dict["sampler"] is not None:
             self._kept_global_batch = kept_global_batch(
                 state_dict, batch_size=self.batch_size, processes=self._ranks[1]

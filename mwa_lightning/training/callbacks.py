@@ -20,6 +20,7 @@ from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import NonFiniteGuard
 from mwa_lightning.training.loggers import TableLogger
 from mwa_lightning.training.losable import LosableLogger
+from mwa_lightning.training.processes import gathered
 from mwa_lightning.training.resuming import is_foreign
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.stopping import StopAgreement
@@ -306,7 +307,9 @@ class RunKeeper(pl.Callback):
             self.best, self.best_epoch, self._waited = None, None, 0
 
     def _save(self, trainer: pl.Trainer, *, epoch: int, batches: int) -> None:
-        """Write `last.ckpt`, unless the step before it is still to be found bad."""
+        """Write `last.ckpt`, unless the step before it is still to be found bad, or too many images are unreadable."""
+        ledger = trainer.datamodule.ledger  # type: ignore[attr-defined]
+        ledger.merge(gathered(ledger.news))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, NonFiniteGuard):
                 callback.flush(trainer)

@@ -23,33 +23,21 @@ FILE_ONLY = {"file_only": True}
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages as they are, warnings with the word before; leaves out records with `file_only`.
-
-    Of several processes the first prints all of its messages. The others, which have the same to say, print only
-    warnings about the data, of which each reads its own part.
-    """
-
-    def __init__(self, *, rank: int = 0) -> None:
-        super().__init__()
-        self.rank = rank
+    """Prints messages as they are, warnings with the word before; leaves out records with `file_only`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record to the standard output of this moment, which a progress bar may have taken over."""
-        if getattr(record, "file_only", False):
-            return
-        warning = record.levelno >= logging.WARNING
-        if self.rank and not (warning and record.name.startswith("mwa_lightning.data.")):
-            return
-        label = f"{record.levelname.lower()}: " if warning else ""
-        label = f"rank {self.rank}: {label}" if self.rank else label
-        say(f"{label}{record.getMessage()}")
+        if not getattr(record, "file_only", False):
+            label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            say(f"{label}{record.getMessage()}")
 
 
 @contextmanager
 def console(*, rank: int = 0) -> Iterator[None]:
-    """Print what the package logs from information upwards, as the process of that rank."""
+    """Print what the package logs from information upwards; of several processes the first speaks for all."""
     logger = logging.getLogger("mwa_lightning")
-    handler, level = ConsoleHandler(rank=rank), logger.level
+    handler = logging.NullHandler() if rank else ConsoleHandler()
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -23,7 +23,7 @@ from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.dead_workers import dead_workers_named
-from mwa_lightning.training.processes import is_lost, processes_of
+from mwa_lightning.training.processes import gathered, is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import (
@@ -98,6 +98,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
             figures |= parameter_figures(model)
             run.write_metrics(figures)
             show(closing_table(figures, split=config.split))
+            data.ledger.merge(gathered(data.ledger.news))
             data.ledger.sum_up()
             log.info("run directory: %s", run.path)
             if expected is not None:

@@ -38,7 +38,7 @@ from mwa_lightning.training.journal import Journal
 from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
 from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
-from mwa_lightning.training.processes import Processes, processes_of
+from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
@@ -152,7 +152,7 @@ def _run(
     show(closing_table(figures, split=config.split))
     stop.close = None
     close(loggers)
-    processes.wait()  # for the first, whose loggers may have waited for a server
+    data.ledger.merge(gathered(data.ledger.news))  # with the first, whose loggers may have waited for a server
     data.ledger.sum_up()
     log.info("run directory: %s", run.path)
     return figures

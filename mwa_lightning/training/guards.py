@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from mwa_lightning.errors import TrainingError, shorten
 from mwa_lightning.sharded_tensors import own_part
 from mwa_lightning.training.optim import GatedAdamW
+from mwa_lightning.training.processes import gathered
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class NonFiniteGuard(pl.Callback):
     stalls nothing.
 
     `stop` raises TrainingError; `skip` leaves the step out, counts it as `train/skipped_steps` and logs it.
-    Under 16-mixed an overflow is the scaler's way of finding its scale: only a non-finite loss counts. Twenty
-    skipped steps in a row end the run in any case.
+    Under 16-mixed an overflow is the scaler's way of finding its scale: only a non-finite loss counts, of any process.
+    Twenty skipped steps in a row end the run in any case.
     """
 
     def __init__(self, *, action: Literal["stop", "skip"]) -> None:
@@ -130,13 +131,18 @@ class NonFiniteGuard(pl.Callback):
         if record.event is not None:
             record.event.synchronize()
         assert record.flags is not None
-        found = [index for index, bad in enumerate(record.flags.tolist()) if bad]
-        if not found:
+        flags = record.flags.tolist()
+        if not any(flags):
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        what, samples = _describe(record, found[0])
-        if scaled and found[0] >= len(record.losses):
+        losses, gradients = flags[: len(record.losses)], flags[len(record.losses) :]
+        # All processes are here: what one of them finds poisons the gradients of all.
+        poisoned, everything = _samples_of(gathered((losses, record.samples)))
+        what, samples = "the loss", shorten(poisoned or everything, MOST_SAMPLES_NAMED)
+        if not poisoned:
+            what = f"the gradient of {record.names[gradients.index(True)]}"
+        if scaled and not poisoned:
             if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
                 raise TrainingError(
                     f"step {record.step}: {what} is not finite for the {self._in_a_row}th step in a row in "
@@ -203,9 +209,8 @@ def _not_finite(tensors: Sequence[Tensor]) -> Tensor:
     return ~torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite()
 
 
-def _describe(record: StepRecord, index: int) -> tuple[str, str]:
-    """What the first bad entry is called, and the samples it may come from."""
-    if index < len(record.losses):
-        return "the loss", shorten(record.samples[index], MOST_SAMPLES_NAMED)
-    samples = [sample for micro_batch in record.samples for sample in micro_batch]
-    return f"the gradient of {record.names[index - len(record.losses)]}", shorten(samples, MOST_SAMPLES_NAMED)
+def _samples_of(every: Sequence[tuple[list[bool], list[Sequence[str]]]]) -> tuple[list[str], list[str]]:
+    """The samples of the losses that are not finite, and of all losses, of what each process knows of its own."""
+    losses = [pair for flags, samples in every for pair in zip(flags, samples, strict=True)]
+    poisoned = [sample for bad, samples in losses for sample in samples if bad]
+    return poisoned, [sample for _, samples in losses for sample in samples]

@@ -242,6 +242,15 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks, where all ask for them together."""
+    if not distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def _check_cards(devices: int, *, started_for_us: bool) -> None:
     """Raise ConfigError if this machine's processes cannot have a graphics card each."""
     found = torch.cuda.device_count()

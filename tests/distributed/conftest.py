@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mwa_lightning.cli import train
 from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.training.callbacks import RunKeeper
 
 COMMON = (
     "optim.warmup_epochs=0",
@@ -23,6 +25,24 @@ TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batc
 ONE = ("trainer=cpu", "data.batch_size=16")
 
 Train = Callable[..., int]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def stop_after_first_save(start: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run that ends behind its first checkpoint."""
+    save = RunKeeper._save
+
+    def dying(self: RunKeeper, trainer: Any, **position: int) -> None:
+        save(self, trainer, **position)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "_save", dying)
+        with pytest.raises(Killed):
+            start()
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.sampling import GlobalBatchSampler
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.training.callbacks import RunKeeper
-from tests.distributed.conftest import COMMON, TWO
+from tests.distributed.conftest import COMMON, TWO, stop_after_first_save
 
 Train = Callable[..., int]
 
@@ -140,25 +140,12 @@ def test_pain_17__several_processes_evaluate_no_sample_twice(processes: int, tra
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.slow
 def test_train__killed_and_started_again(train_two: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes as a run that nothing happened to, dropout included."""
     options = ("training.checkpoint_every_n_steps=2", "data.num_workers=0")
     assert train_two(*options, f"run_dir={tmp_path / 'whole'}") == 0
-    save = RunKeeper._save
-
-    def dying(self: RunKeeper, trainer: object, **position: int) -> None:
-        save(self, trainer, **position)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save", dying)
-        with pytest.raises(Killed):
-            train_two(*options, f"run_dir={tmp_path / 'killed'}")
+    stop_after_first_save(lambda: train_two(*options, f"run_dir={tmp_path / 'killed'}"), monkeypatch)
     assert not (tmp_path / "killed" / "adapter.safetensors").exists()
     # Other than before, and other than in the config.yaml of the first start: all processes have to learn of it.
     assert train_two("training.checkpoint_every_n_steps=1", f"run_dir={tmp_path / 'killed'}") == 0

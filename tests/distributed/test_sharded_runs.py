@@ -20,15 +20,11 @@ from mwa_lightning.data.records import TrainBatch
 from mwa_lightning.data.scenes import write_scenes_nlvr2
 from mwa_lightning.tasks import losses
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training.callbacks import RunKeeper
+from tests.distributed.conftest import stop_after_first_save
 
 Train = Callable[..., int]
 
 SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 def figures(directory: Path, prefix: str) -> dict[str, float]:
@@ -52,20 +48,6 @@ def assert_equal_weights(first: Path, second: Path) -> None:
     assert ours.keys() == reference.keys()
     errors = {name: ((ours[name] - value).norm() / value.norm()).item() for name, value in reference.items()}
     assert max(errors.values()) <= 1e-5, sorted(errors.items(), key=lambda pair: pair[1])[-3:]
-
-
-def stop_after_first_save(start: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a run that ends behind its first checkpoint."""
-    save = RunKeeper._save
-
-    def dying(self: RunKeeper, trainer: Any, **position: int) -> None:
-        save(self, trainer, **position)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save", dying)
-        with pytest.raises(Killed):
-            start()
 
 
 def test_train__sharded_run_is_as_one(
