@@ -20,9 +20,12 @@ def kept_global_batch(saved: Mapping[str, Any], *, batch_size: int, processes: i
         processes: How many processes there are now.
 
     Raises:
-        ConfigError: `data.batch_size` was set to something that does not come to that batch.
+        ConfigError: `data.batch_size` was set to something that does not come to that batch, or there are more
+            processes than samples.
     """
     kept, before = int(saved["sampler"]["batch_size"]), int(saved["processes"])
+    if kept < processes:
+        raise ConfigError(f"the run has a global batch of {kept}: go on with at most {_count(kept)}, not {processes}")
     if batch_size not in (saved["batch_size"], kept / processes):
         other = f"set data.batch_size={kept // processes}, or " if kept % processes == 0 else ""
         raise ConfigError(
@@ -35,7 +38,7 @@ def kept_global_batch(saved: Mapping[str, Any], *, batch_size: int, processes: i
         each = f"{least} or {least + 1}" if rest else f"{least}"
         logger.info(
             "%s now, %d before: the global batch stays %d, %s samples a process; random numbers of the model, such as "
-            "dropout's, depend on the process and are others from here on",
+            "dropout's, and what is chosen among a process's own samples are others from here on",
             _count(processes),
             before,
             kept,

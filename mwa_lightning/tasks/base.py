@@ -51,6 +51,9 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
     def model_step(self, batch: Any) -> Tensor:
         """The loss of a batch."""
 
+    def check_share(self, samples: int) -> None:
+        """Raise ConfigError if a process cannot train with so many samples of each global batch."""
+
     @abstractmethod
     def update(self, batch: Any, metric: MetricT) -> None:
         """Show the metric what the model makes of a batch."""

@@ -123,6 +123,14 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         self.distillation_epochs = distillation_epochs
         self._epochs = 0.0  # trained so far, parts of one included
 
+    def check_share(self, samples: int) -> None:
+        """Raise ConfigError where matching would meet right pairs alone, and learn that all is one."""
+        if samples < 2 and self.matching_negatives == "own" and isinstance(self.model.heads, FusionRetrievalHeads):
+            raise ConfigError(
+                f"data.batch_size={samples}: with one sample a process no pair is wrong, and matching learns nothing; "
+                "take at least 2, fewer processes, or task.matching_negatives=all"
+            )
+
     def model_step(self, batch: TrainBatch) -> Tensor:
         """The loss of a batch of pairs."""
         heads, backbone = self.model.heads, self.model.backbone

@@ -176,7 +176,12 @@ class RunKeeper(pl.Callback):
         return self._seconds + (0.0 if self._clock is None else time.perf_counter() - self._clock)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, say where it goes on; a run that had stopped early stays stopped."""
+        """Start the clock, say where it goes on; a run that had stopped early stays stopped.
+
+        Raises ConfigError if there are too many processes for the global batch that it goes on with.
+        """
+        sampler = trainer.datamodule.sampler  # type: ignore[attr-defined]
+        pl_module.check_share(sampler.batch_size // sampler.world_size)  # type: ignore[operator]
         self._clock = time.perf_counter()
         self._saved_step = trainer.global_step
         for logger in trainer.loggers:

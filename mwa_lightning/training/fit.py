@@ -92,6 +92,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
                 raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
             check_saving(config, model.adapter)
             task = make_task(config, model, configure=_configure(config))
+            task.check_share(data.batch_size)
             check_origin(config, _trained(task))
             stop.check(processes)
             run.create()

@@ -41,3 +41,10 @@ def test_kept__another_batch_is_refused(batch_size: int, processes: int, message
     with pytest.raises(ConfigError) as caught:
         kept_global_batch(SAVED, batch_size=batch_size, processes=processes)
     assert f"data.batch_size=6 on {processes} processes makes {message}" in str(caught.value)
+
+
+def test_kept__more_processes_than_samples() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^the run has a global batch of 16: go on with at most 16 processes, not 17$"
+    ):
+        kept_global_batch(SAVED, batch_size=8, processes=17)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mwa_lightning.cli import evaluate
+from tests.distributed.conftest import stop_after_first_save
 
 Train = Callable[..., int]
 
@@ -38,3 +39,30 @@ def test_train__queue_and_reranking_of_two_processes(
     for name, value in figures[1].items():
         if name.startswith("test/"):
             assert figures[0][name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_train__no_wrong_pairs_of_ones_own(
+    train_one: Train,
+    train_two: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """With one sample a process every pair that matching sees is right; also where more processes go on."""
+    line = (
+        "mwa-train: error: data.batch_size=1: with one sample a process no pair is wrong, and matching learns nothing; "
+    )
+    options = [option for option in OPTIONS if "queue" not in option]
+    begun, run = tmp_path / "begun", tmp_path / "run"
+    assert train_two(*options, "data.batch_size=1", f"run_dir={run}") == 2
+    assert capfd.readouterr().err.startswith(line)
+    assert not run.exists()
+    assert train_two(*options, "data.batch_size=1", "task.matching_negatives=all", f"run_dir={run}") == 0
+
+    options += ["training.checkpoint_every_n_steps=2", "data.batch_size=2", f"run_dir={begun}"]
+    stop_after_first_save(lambda: train_one(*options), monkeypatch)
+    capfd.readouterr()
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert train_one(*options, *two) == 2
+    assert line in capfd.readouterr().err
+    assert train_one(*options) == 0

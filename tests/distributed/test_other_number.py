@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from mwa_lightning.training.callbacks import RunKeeper
+from tests.distributed.conftest import stop_after_first_save
 
 Train = Callable[..., int]
 
@@ -18,27 +17,9 @@ Train = Callable[..., int]
 OPTIONS = ("adapter.dropout=0", "adapter.scale=1", "training.checkpoint_every_n_steps=2")
 
 
-class Stopped(BaseException):
-    """Stands for the end of a process."""
-
-
 def losses(directory: Path) -> list[float]:
     with (directory / "metrics.csv").open() as file:
         return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
-
-
-def stop_after_two_steps(start: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a run that ends behind its first checkpoint."""
-    save = RunKeeper._save
-
-    def dying(self: RunKeeper, trainer: Any, **position: int) -> None:
-        save(self, trainer, **position)
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save", dying)
-        with pytest.raises(Stopped):
-            start()
 
 
 @pytest.mark.slow
@@ -58,7 +39,7 @@ def test_resume__with_another_number_of_processes(
         first, other = train_two, ("trainer.devices=1",)
     else:
         first, other = train_one, ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    stop_after_two_steps(lambda: first(*OPTIONS, f"run_dir={run}"), monkeypatch)
+    stop_after_first_save(lambda: first(*OPTIONS, f"run_dir={run}"), monkeypatch)
     capfd.readouterr()
     assert first(*OPTIONS, *other, "data.batch_size=7", f"run_dir={run}") == 2
     after = 3 - before
