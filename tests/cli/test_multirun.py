@@ -211,7 +211,7 @@ def test_multirun__killed_and_started_again(scenes: Path, tmp_path: Path) -> Non
 def test_multirun__ctrl_c_stops_it_and_the_same_command_goes_on(scenes: Path, tmp_path: Path) -> None:
     """A terminal sends it to the sweep, to its two jobs and to the two processes of each."""
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
-    words = ["-m", *two, *TINY[1:], "trainer.max_epochs=12", f"data.root={scenes}", "adapter=head_only", "seed=1,2,3"]
+    words = ["-m", *two, *TINY[1:], "trainer.max_epochs=30", f"data.root={scenes}", "adapter=head_only", "seed=1,2,3"]
     folder = tmp_path / "sweep"
     process = start(*words, "launcher.jobs=2", f"run_dir={folder}", alone=True)
     logs = [folder / number / "train.log" for number in ("0", "1")]
