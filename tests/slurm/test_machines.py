@@ -67,7 +67,9 @@ TORCHRUN = (
 def test_rank__of_torchruns(machines: Cluster, folder: Path) -> None:
     """What tells the processes of a machine apart is torchrun's."""
     script = folder / "rank.py"
-    script.write_text("from mwa_lightning.cli.command import rank_of_process\nprint('rank', rank_of_process())\n")
+    # In one piece: torchrun starts Python unbuffered, and the processes of a machine share a pipe.
+    line = "f'rank {rank_of_process()}\\n'.encode()"
+    script.write_text(f"import os\nfrom mwa_lightning.cli.command import rank_of_process\nos.write(1, {line})\n")
     said = machines.run("srun", *TWO, "bash", "-c", f"{TORCHRUN} {script}")
     assert sorted(said.splitlines()) == [f"rank {rank}" for rank in range(4)]
 
