@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from mwa_lightning.report.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mwa_lightning.data.long_work import Follow
+    from mwa_lightning.training.signals import Breaking
 
 _USAGE = """
 mwa-prepare data=scenes|scenes_nlvr2 [key=value ...]
@@ -60,13 +64,13 @@ def _execute(config: DictConfig) -> None:
     from mwa_lightning.training.signals import Breaking, listening
 
     try:
-        with listening("USR1", Breaking()):
-            _prepare(config)
+        with listening("USR1", signals := Breaking()):
+            _prepare(config, signals)
     except Stopped as signal:
         raise Stopped(f"stopped by {signal}; start the same command again, it begins anew") from signal
 
 
-def _prepare(config: DictConfig) -> None:
+def _prepare(config: DictConfig, signals: Breaking) -> None:
     from mwa_lightning.cli.consistency import BUILT_IN, check_data
 
     check_data(config)
@@ -79,9 +83,26 @@ def _prepare(config: DictConfig) -> None:
             "is there, shards=DIR turns it into shards"
         )
     if config.check:
-        _inspect(config)
+        _inspect(config, signals)
     if config.shards is not None:
-        _write_shards(config)
+        _write_shards(config, signals)
+
+
+def _follow(signals: Breaking) -> Follow:
+    """Shows how far a work is, and ends it between two of its parts if a signal was noted."""
+    from mwa_lightning.report.progress import progress
+
+    @contextmanager
+    def follow(what: str, total: int) -> Iterator[Callable[[], None]]:
+        with progress(what, total) as advance:
+
+            def advance_unless_told() -> None:
+                signals.check()
+                advance()
+
+            yield advance_unless_told
+
+    return follow
 
 
 def _make_scenes(config: DictConfig) -> None:
@@ -95,7 +116,7 @@ def _make_scenes(config: DictConfig) -> None:
     say(f"data={layout}, {domain} domain: {root}")
 
 
-def _inspect(config: DictConfig) -> None:
+def _inspect(config: DictConfig, signals: Breaking) -> None:
     """Print the report on a data set; DataError where a run would fail."""
     from omegaconf import OmegaConf
 
@@ -103,17 +124,18 @@ def _inspect(config: DictConfig) -> None:
 
     data = OmegaConf.to_container(config.data)
     assert isinstance(data, dict)
-    report = inspect({str(key): value for key, value in data.items()}, workers=config.data.num_workers)
+    options = {str(key): value for key, value in data.items()}
+    with signals.noting():
+        report = inspect(options, workers=config.data.num_workers, follow=_follow(signals))
     say(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")
 
 
-def _write_shards(config: DictConfig) -> None:
+def _write_shards(config: DictConfig, signals: Breaking) -> None:
     """Turn the data set into shards, and print what these are."""
     from mwa_lightning.data.shard_writing import write_shards
     from mwa_lightning.data.sources import find_source
-    from mwa_lightning.report.progress import progress
 
     data = config.data
     source = find_source(
@@ -125,7 +147,8 @@ def _write_shards(config: DictConfig) -> None:
         shards=data.shards,
     )
     shard_bytes = int(config.shard_size_mb * 1_000_000)
-    written = write_shards(source, Path(config.shards), shard_bytes=shard_bytes, follow=progress)
+    with signals.noting():
+        written = write_shards(source, Path(config.shards), shard_bytes=shard_bytes, follow=_follow(signals))
     twins = written.paths - written.images
     say(
         f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.long_work import Follow, unseen
 from mwa_lightning.data.problems import Problem, Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sources import find_source
@@ -57,13 +59,14 @@ class Report:
         return bool(self.problems)
 
 
-def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
+def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unseen) -> Report:
     """Read the annotations of a data set and decode each of its images; of shards, compare the checksums too.
 
     Args:
         data: Its configuration: `layout`, `root` or `shards`, and where given `annotations`, `images`, `classes`,
             `exif`.
         workers: Processes that decode images; 0 = decode here.
+        follow: Is shown how far it is.
     """
     problems = Problems(collect=True)
     try:
@@ -88,9 +91,9 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0) -> Report:
     for name in _SPLITS:
         if name not in splits:
             problems.add("empty split", f"{source.file_of(name)}: the split {name} has no items: add some")
-    for message in source.store.damage(thorough=True):
+    for message in source.store.damage(thorough=True, follow=follow):
         problems.add("damaged shard", message)
-    digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers)
+    digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers, follow)
     return Report(
         layout=source.layout,
         annotations={file: _file_sha256(file) for file in source.files()},
@@ -144,20 +147,24 @@ def _file_sha256(path: Path) -> str:
 
 
 def _examine_images(
-    splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int
+    splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int, follow: Follow
 ) -> dict[str, bytes]:
     """Decode each image once; the digest of each that can be."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
     digests = {}
-    for path, (digest, problem) in zip(paths, _examined(paths, reader, workers), strict=True):
-        if problem is not None:
-            problems.add(*problem)
-        elif digest is not None:
-            digests[path] = digest
+    with closing(_examined(paths, reader, workers)) as examined, follow("looking at images", len(paths)) as advance:
+        for path, (digest, problem) in zip(paths, examined, strict=True):
+            if problem is not None:
+                problems.add(*problem)
+            elif digest is not None:
+                digests[path] = digest
+            advance()
     return digests
 
 
-def _examined(paths: list[str], reader: ImageReader, workers: int) -> Iterator[tuple[bytes | None, Problem | None]]:
+def _examined(
+    paths: list[str], reader: ImageReader, workers: int
+) -> Generator[tuple[bytes | None, Problem | None], None, None]:
     if not workers:
         yield from map(partial(_examine, reader=reader), paths)
         return

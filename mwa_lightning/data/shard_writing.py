@@ -9,15 +9,16 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from mwa_lightning import file_locks
+from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, Strings
 from mwa_lightning.data.shards import (
@@ -60,19 +61,7 @@ class _Image(NamedTuple):
     about: dict[str, Any]
 
 
-class Follow(Protocol):
-    """Shows how far a work is: what the context gives is called after each of its parts."""
-
-    def __call__(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """Begin a work of so many parts."""
-
-
-@contextmanager
-def _unseen(what: str, total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
-
-
-def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Follow = _unseen) -> Written:
+def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Follow = unseen) -> Written:
     """Write a data set as shards into a folder, unless it holds those already.
 
     Images with the same bytes are stored once. What an earlier call left behind when it was killed is cleared
@@ -90,10 +79,10 @@ def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Foll
     """
     splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
     images = list(_images(splits.values()))
-    with ThreadPoolExecutor(_THREADS) as pool, _writing(folder):
+    with reading_threads(_THREADS) as pool, _writing(folder):
         folder = Path(os.path.realpath(folder))  # the end of a link, which stays
         if not _is_free(folder):
-            return _already_there(images, source, folder, pool, shard_bytes=shard_bytes)
+            return _already_there(images, source, folder, pool, shard_bytes=shard_bytes, follow=follow)
         with _appearing(folder) as partial:
             _require_all(images, source.store, pool, follow=follow)
             index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes, follow=follow)
@@ -361,7 +350,13 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _already_there(
-    images: Sequence[_Image], source: Source, folder: Path, pool: ThreadPoolExecutor, *, shard_bytes: int
+    images: Sequence[_Image],
+    source: Source,
+    folder: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    shard_bytes: int,
+    follow: Follow,
 ) -> Written:
     """What a folder holds that need not be written; DataError if it is not what would be."""
     if INDEX not in read_sums(folder):
@@ -381,9 +376,11 @@ def _already_there(
             "give a new folder"
         )
     sizes = pool.map(source.store.size, (image.path for image in images))
-    for image, size in zip(images, sizes, strict=True):
-        if size not in (None, shards.size(image.name)):  # pictures may have gone since
-            raise DataError(f"shards={folder} holds another {image.name} than {image.path} is now: {anew}")
+    with follow("comparing images", len(images)) as advance:
+        for image, size in zip(images, sizes, strict=True):
+            if size not in (None, shards.size(image.name)):  # pictures may have gone since
+                raise DataError(f"shards={folder} holds another {image.name} than {image.path} is now: {anew}")
+            advance()
     return _written(folder, shards.index, new=False)
 
 

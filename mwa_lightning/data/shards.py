@@ -21,7 +21,6 @@ import os
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -31,6 +30,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.records import Strings
 from mwa_lightning.data.stores import DamagedShard, PictureStore
 from mwa_lightning.errors import DataError
@@ -226,11 +226,17 @@ class Shards(PictureStore):
             return path
         return f"{path} ({member_key(member)} in {self._shard(self.index.place(member).shard)})"
 
-    def damage(self, *, thorough: bool) -> Iterator[str]:
+    def damage(self, *, thorough: bool, follow: Follow = unseen) -> Iterator[str]:
         """The shards that are missing, of another size, or where `thorough`, of another SHA-256."""
-        problem = self._problem if thorough else self._size_problem
-        with ThreadPoolExecutor(_THREADS) as pool:
-            yield from filter(None, pool.map(problem, range(len(self.index.shard_sizes))))
+        numbers = range(len(self.index.shard_sizes))
+        if not thorough:
+            yield from filter(None, map(self._size_problem, numbers))
+            return
+        with reading_threads(_THREADS) as pool, follow("comparing shards", len(numbers)) as advance:
+            for problem in pool.map(self._problem, numbers):
+                advance()
+                if problem:
+                    yield problem
 
     def _shard(self, number: int) -> Path:
         return self.root / shard_name(number)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from mwa_lightning.data.long_work import Follow, unseen
 from mwa_lightning.errors import DataError
 
 
@@ -59,7 +60,7 @@ class PictureStore(ABC):
         """A picture's path for people, who may want to look at it."""
         return path
 
-    def damage(self, *, thorough: bool) -> Iterator[str]:
+    def damage(self, *, thorough: bool, follow: Follow = unseen) -> Iterator[str]:
         """What is missing or cut short, a line for each; `thorough` reads all, and finds what has other bytes."""
         return iter(())
 

@@ -71,12 +71,27 @@ class Signals:
 
 
 class Breaking(Signals):
-    """Signals of which the first ends this process's work at once. Raises Stopped wherever that is just then."""
+    """Signals of which the first ends this process's work at once. Raises Stopped wherever that is just then.
+
+    While it is `noting`, at the next `check`.
+    """
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """For work with threads or processes of its own, whose locks may be half taken wherever something is raised."""
+        self.at_interrupt = ""
+        yield
+        self.at_interrupt = None
+
+    def check(self) -> None:
+        """Raise Interrupted or Stopped if a signal was noted."""
+        if self.noted is not None:
+            raise Interrupted if self.noted == signal.SIGINT else Stopped(self.noted.name)
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep it too: a library may have caught what was raised. Processes that read data are no concern of it."""
         super().note(number, frame)
-        if self.count == 1 and os.getpid() == self._process:
+        if self.count == 1 and self.at_interrupt is None and os.getpid() == self._process:
             self.raised = Stopped(signal.Signals(number).name)
             raise self.raised
 

@@ -91,6 +91,32 @@ def test_interrupted__at_random_moments(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
+# mwa-prepare, to which Ctrl-C comes where the main thread has just taken a lock, and nobody would let go of it.
+AWKWARD = """
+import signal, sys, threading
+from mwa_lightning.cli import prepare
+enter, entered = threading.Condition.__enter__, []
+def enter_and(condition):
+    taken = enter(condition)
+    if threading.get_ident() == threading.main_thread().ident:
+        entered.append(condition)
+        if len(entered) == 5:
+            signal.raise_signal(signal.SIGINT)
+    return taken
+threading.Condition.__enter__ = enter_and
+sys.exit(prepare.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("work", ["shards", "check"])
+def test_interrupted__while_a_lock_is_taken(work: str, tmp_path: Path) -> None:
+    words = ["data=karpathy", f"data.root={noise(tmp_path / 'noise', count=400)}"]
+    words += ["check=true", "data.num_workers=1"] if work == "check" else [f"shards={tmp_path / 'new' / 'shards'}"]
+    process = subprocess.run([sys.executable, "-c", AWKWARD, *words], stderr=subprocess.PIPE, text=True, timeout=100)
+    assert (process.returncode, process.stderr) == (130, LINES[signal.SIGINT])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["noise"]
+
+
 def test_full_disk__one_line_and_nothing_is_left(
     tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

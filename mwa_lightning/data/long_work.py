@@ -1,0 +1,35 @@
+"""Long work on many files: the threads that read them, and whoever follows how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Follow(Protocol):
+    """Shows how far a work is: what the context gives is called after each of its parts, and may end the work."""
+
+    def __call__(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """Begin a work of so many parts."""
+
+
+@contextmanager
+def unseen(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Nobody follows."""
+    yield lambda: None
+
+
+@contextmanager
+def reading_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read; what they have not begun at the end is left.
+
+    A signal must not raise anything meanwhile: where it comes between the two halves of taking a lock, nobody lets go
+    of that any more.
+    """
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
