@@ -107,7 +107,7 @@ def check_training(config: DictConfig) -> None:
             f"task.queue_size={config.task.queue_size}: a momentum queue needs whole weights, and trainer=fsdp shards "
             "them; take trainer=ddp, or task.queue_size=null"
         )
-    _monitor_is_measured(config)
+    check_measured(config, config.training.monitor, key="training.monitor")
 
 
 def check_adapted(config: DictConfig) -> None:
@@ -128,18 +128,16 @@ def check_precision(config: DictConfig) -> None:
         raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the processor take bf16-mixed or 32")
 
 
-def _monitor_is_measured(config: DictConfig) -> None:
-    """Refuse to choose the best epoch by a figure that there will not be; of statements the data decides which are."""
+def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
+    """Refuse to choose by a figure that there will not be; of statements the data decides which there are."""
     if about_statements(config):
         return
     figures = [f"val/{name}" for name in RECALLS]
     if config.data.one_k:
         figures += [f"val/1k/{name}" for name in RECALLS]
-    if config.training.monitor not in figures:
-        hint = did_you_mean(config.training.monitor, figures)
-        raise ConfigError(
-            f"training.monitor={config.training.monitor}: no such figure is measured.{hint} One of {', '.join(figures)}"
-        )
+    if figure not in figures:
+        hint = did_you_mean(figure, figures)
+        raise ConfigError(f"{key}={figure}: no such figure is measured.{hint} One of {', '.join(figures)}")
 
 
 def _image_fits_patches(backbone: DictConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 
 from mwa_lightning.cli.menu import group_options
@@ -22,7 +22,7 @@ class _Menu:
 
 
 def parse(arguments: Iterable[str]) -> list[Override]:
-    """Read words by Hydra's grammar. Raises ConfigError for one that it does not understand."""
+    """Read words by Hydra's grammar. Raises ConfigError for one that is not understood or never ends."""
     parser = OverridesParser.create(config_loader=_Menu())  # type: ignore[arg-type]
     overrides = []
     for argument in arguments:
@@ -33,6 +33,8 @@ def parse(arguments: Iterable[str]) -> list[Override]:
                 f"{argument!r} is not understood: key=value or group=choice, several values as a,b or range(1,4), for "
                 "mwa-tune also as interval(1e-4,1e-2) or tag(log,interval(1e-4,1e-2))"
             ) from error
+        if isinstance(value := overrides[-1]._value, RangeSweep) and not value.step:
+            raise ConfigError(f"{argument}: the step of range(from, to, step) is 0")
     return overrides
 
 
@@ -47,7 +49,7 @@ def split(arguments: Sequence[str], *, apart: Sequence[str]) -> tuple[list[str],
 
 
 def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every combination of the values, the last key changing fastest; of a key given twice the last counts.
+    """Every combination of the values once, the last key changing fastest; of a key given twice the last counts.
 
     Raises ConfigError for what a grid cannot list.
     """
@@ -57,7 +59,7 @@ def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
         values[key] = [argument] if not override.is_sweep_override() else [f"{key}={v}" for v in listed(override)]
         if not values[key]:
             raise ConfigError(f"{argument}: has no value")
-    return list(itertools.product(*values.values()))
+    return list(dict.fromkeys(itertools.product(*values.values())))
 
 
 def listed(override: Override) -> list[str]:

@@ -86,7 +86,7 @@ def numbered(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Job]) -> list
         if words not in known:
             known[words] = Job(following, words)
             following += 1
-    return [known[words] for words in dict.fromkeys(wanted)]
+    return [known[words] for words in wanted]
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         execute=_execute,
         usage=_USAGE,
         main_keys=_MAIN_KEYS,
+        listens=True,
     )
     return run(command, argv)
 
@@ -144,6 +145,8 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
 
 def _objective(settings: DictConfig, configs: Sequence[DictConfig]) -> str:
     """The figure that is sought. Raises ConfigError if it is not one of the validation split, or not one figure."""
+    from mwa_lightning.cli.consistency import check_measured
+
     monitors = sorted({str(config.training.monitor) for config in configs})
     objective = str(settings.tune.objective or monitors[0])
     if not objective.startswith("val/"):
@@ -151,6 +154,9 @@ def _objective(settings: DictConfig, configs: Sequence[DictConfig]) -> str:
             f"tune.objective={objective}: settings are chosen on the validation split, never on test; take a figure "
             f"val/..., such as {monitors[0]}"
         )
+    if settings.tune.objective is not None:
+        for config in configs:
+            check_measured(config, objective, key="tune.objective")
     if settings.tune.objective is None and len(monitors) > 1:
         raise ConfigError(f"the runs monitor different figures ({', '.join(monitors)}): name one with tune.objective=")
     return objective

@@ -34,7 +34,13 @@ class Run:
     @property
     def monitor(self) -> str | None:
         """The figure on the validation split that its best epoch was chosen by."""
-        return self.settings.get("training.monitor")
+        monitor = self.settings.get("training.monitor")
+        return monitor if isinstance(monitor, str) else None
+
+    @property
+    def split(self) -> str:
+        """The split that it is evaluated on."""
+        return str(self.settings.get("split", "test"))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -43,6 +49,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises ConfigError for a folder without any.
     """
     runs: list[Run] = []
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     names = [folder.name for folder in folders]
     for folder in folders:
         if not folder.is_dir():
@@ -76,14 +83,18 @@ def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
 
 
 def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
-    """A run from its directory; `noted` is how its sweep has seen it end. Raises ConfigError on damage."""
-    settings, figures = path / "config.yaml", path / "metrics.json"
+    """A run from its directory; `noted` is how its sweep has seen it end. A file that is damaged is its state."""
+    config: dict[str, Any] = {}
+    measured: dict[str, float] = {}
+    file = path / "config.yaml"
     try:
-        config = _flat(yaml.safe_load(settings.read_text("utf-8"))) if settings.is_file() else {}
-        measured: dict[str, float] = json.loads(figures.read_text("utf-8")) if figures.is_file() else {}
-        measured = {name: float(value) for name, value in measured.items()}
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError, OSError) as error:
-        raise ConfigError(f"{path}: config.yaml or metrics.json cannot be read") from error
+        if file.is_file():
+            config = _flat(yaml.safe_load(file.read_text("utf-8")))
+        file = path / "metrics.json"
+        if file.is_file():
+            measured = {name: float(value) for name, value in json.loads(file.read_text("utf-8")).items()}
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, OSError):
+        return Run(label, f"{file.name} cannot be read", config, {})
     evaluation = "expect" in config  # a key of evaluations only
     if FINISHED in measured or (evaluation and measured):
         state = THROUGH
@@ -138,7 +149,7 @@ def table(
         of_splits = [
             f"{split}/{monitor.partition('/')[2]}"
             for monitor in monitors
-            for split in dict.fromkeys(["val", *(run.settings.get("split", "test") for run in runs if run.settings)])
+            for split in dict.fromkeys(["val", *(run.split for run in runs if run.settings)])
         ]
         figures = [*dict.fromkeys([*monitors, *of_splits]), "params/trainable", FINISHED]
         figures = [name for name in figures if any(name in run.figures for run in runs)] or of_splits
@@ -181,7 +192,9 @@ def _place(run: Run, by: str | None) -> tuple[int, float]:
 
 def _noted(notes: Mapping[str, Any]) -> str | None:
     """The state of a run that is not through, as far as its sweep has noted it."""
-    return f"pruned after epoch {notes['pruned']}" if "pruned" in notes else notes.get("failed")
+    if notes.get("pruned") is not None:
+        return f"pruned after epoch {notes['pruned']}"
+    return None if notes.get("failed") is None else str(notes["failed"])
 
 
 def _cells(run: Run, figures: Sequence[str], *, exact: bool) -> list[str]:

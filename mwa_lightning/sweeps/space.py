@@ -29,14 +29,19 @@ def distribution(override: Override) -> BaseDistribution:
             return FloatDistribution(float(value.start), float(value.end), log=log)
         if isinstance(value, RangeSweep):
             numbers, log = list(value.range()), "log" in value.tags
+            if not numbers:
+                raise ValueError("it has no value")
             low, high, step = numbers[0], numbers[-1], value.step
             if isinstance(low, int) and isinstance(step, int):
                 return IntDistribution(low, high, step=1 if log else step, log=log)
             if log:
                 raise ValueError("range() of fractions has no tag(log,...); take interval()")
             return FloatDistribution(float(low), float(high), step=float(step))
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
-    except (ValueError, IndexError) as error:
+        categories = list(override.sweep_string_iterator())
+        if not categories:
+            raise ValueError("it has no value")
+        return CategoricalDistribution(categories)
+    except ValueError as error:
         raise ConfigError(f"{override.input_line}: cannot be searched in: {error}") from error
 
 

@@ -100,7 +100,7 @@ def test_grid__refused(word: str) -> None:
 
 def test_numbered__what_is_recorded_keeps_its_number() -> None:
     before = [Job(0, ("seed=1",)), Job(2, ("seed=2",), {"slurm": "7_1"})]
-    jobs = numbered([("seed=2",), ("seed=3",), ("seed=1",), ("seed=3",)], before)
+    jobs = numbered([("seed=2",), ("seed=3",), ("seed=1",)], before)
     assert jobs == [before[1], Job(3, ("seed=3",)), before[0]]
 
 
@@ -110,9 +110,18 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
     assert list(elsewhere.iterdir()) == []
 
 
+def test_multirun__what_is_given_twice_is_one_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ([], ["run_dir=new"]):
+        assert train.main(["-m", "--cfg", "job", "seed=1,2,1", *folder]) == 0
+        assert capsys.readouterr().out == "0: seed=1\n1: seed=2\n"
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("seed=range(1,3,0)", ["seed=range(1,3,0): the step of range(from, to, step) is 0"]),
+        ("optim.lr=range(0.1,1,0)", ["optim.lr=range(0.1,1,0): the step of range(from, to, step) is 0"]),
+        ("seed=range(3,3)", ["seed=range(3,3): has no value"]),
         ("optim.lr=1,2,3,-1", ["job 3 (optim.lr=-1)", "above 0"]),
         ("adapter=mwa,mwaa", ["job 1 (adapter=mwaa)", "Did you mean mwa?"]),
         ("adapter=mwa,none", ["job 1", "trains nothing"]),

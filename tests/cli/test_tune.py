@@ -65,6 +65,10 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ("adapter=mwa,mwaa", ["adapter=mwaa", "Did you mean mwa?"]),
         ("adapter=mwa,head_only adapter.mid_dim=8,16", ["adapter=head_only", "'adapter.mid_dim'"]),
         ("optim.lr=tag(log,interval(0,1))", ["optim.lr=tag(log,interval(0,1))", "cannot be searched in"]),
+        ("optim.lr=1,2 tune.objective=val/nope", ["tune.objective=val/nope: no such figure is measured", "val/i2t_r1"]),
+        ("seed=range(4,4)", ["seed=range(4,4): cannot be searched in: it has no value"]),
+        ("adapter=glob(zz*)", ["adapter=glob(zz*): cannot be searched in: it has no value"]),
+        ("seed=range(1,3,0)", ["seed=range(1,3,0): the step of range(from, to, step) is 0"]),
         ("optim.lr=1,2 tune.trials=0", ["tune.trials=0", "from 1 up"]),
         ("optim.lr=1,2 tune.pruner=halving", ["median, hyperband, none"]),
         ("optim.lr=1,2 tune.prunner=none", ["Did you mean tune.pruner?"]),
@@ -87,6 +91,20 @@ def test_tune__without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert tune.main(["optim.lr=1,2"]) == 2
     assert "pip install 'mwa-lightning[tune]'" in capsys.readouterr().err
+
+
+def test_tune__signal_while_it_starts(scenes: Path, tmp_path: Path) -> None:
+    """It waits until the search listens, which then begins nothing."""
+    folder = tmp_path / "search"
+    code = (
+        "import os, signal, sys; from mwa_lightning.cli import composing, tune; compose = composing.compose_command; "
+        "composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.SIGTERM), compose(*words))[1]; "
+        "sys.exit(tune.main())"
+    )
+    words = [*TINY, f"data.root={scenes}", SPACE, f"run_dir={folder}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, f"mwa-tune: stopped by SIGTERM; go on with run_dir={folder}\n")
+    assert trials(folder) == []
 
 
 def damaged(database: Path) -> None:

@@ -204,8 +204,27 @@ def test_read_runs__refused(tmp_path: Path, what: str, message: str) -> None:
 def test_read_runs__damaged(tmp_path: Path, file: str, content: bytes) -> None:
     run = leave(tmp_path / "run", None)
     (run / file).write_bytes(content)
-    with pytest.raises(ConfigError, match=r"run: config\.yaml or metrics\.json cannot be read"):
-        read_runs([run])
+    (damaged,) = read_runs([run])
+    assert damaged.state == f"{file} cannot be read"
+    other = leave(tmp_path / "other", figures(50.0))
+    assert [row[:2] for row in table(read_runs([run, other]))[1:]] == [["other", "through"], ["run", damaged.state]]
+
+
+def test_table__of_settings_that_are_no_words(sweep: Path, tmp_path: Path) -> None:
+    """Other programs have a config.yaml too, and people change files."""
+    leave(tmp_path / "odd", figures(50.0), split=[1, 2], training__monitor=3)
+    record = yaml.safe_load((sweep / "multirun.yaml").read_text())
+    record["jobs"] |= {3: {"overrides": [], "failed": 3}, 4: {"overrides": [], "pruned": None}}
+    (sweep / "multirun.yaml").write_text(yaml.safe_dump(record))
+    headings, *rows = table(read_runs([tmp_path / "odd", sweep]))
+    states = {row[0]: row[headings.index("state")] for row in rows}
+    assert states["odd"] == "through"
+    assert (states["sweep/3"], states["sweep/4"]) == ("3", "not finished")
+    assert "[1, 2]/mean_recall" not in headings
+
+
+def test_read_runs__a_folder_given_twice(sweep: Path) -> None:
+    assert read_runs([sweep, sweep / ".." / sweep.name]) == read_runs([sweep])
 
 
 def test_formats() -> None:
