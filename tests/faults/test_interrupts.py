@@ -179,8 +179,8 @@ def test_train__random_moments(words: list[str], whole: Path, server: Server, tm
 
 
 def process(*arguments: str, output: Path) -> subprocess.Popen[bytes]:
-    """`mwa-train` as a terminal starts it, with a group of processes of its own."""
-    main = "import sys; from mwa_lightning.cli.train import main; sys.exit(main())"
+    """`mwa-train` as a terminal starts it, in a group of its own; first it says that Python has begun."""
+    main = "import sys; from mwa_lightning.cli.train import main; print('begun', flush=True); sys.exit(main())"
     with output.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-c", main, *arguments],
@@ -206,7 +206,8 @@ def test_train__while_it_starts(words: list[str], tmp_path: Path) -> None:
     for number in range(16):
         run, output = tmp_path / f"run_{number}", tmp_path / f"output_{number}.txt"
         with process(*words, f"run_dir={run}", output=output) as started:
-            limit, log = time.monotonic() + 0.3 + draw.random() * seconds, run / "train.log"
+            wait_for("begun", output, lambda: started.poll() is not None)
+            limit, log = time.monotonic() + draw.random() * seconds, run / "train.log"
             while time.monotonic() < limit and not (log.is_file() and "What trains" in log.read_text()):
                 time.sleep(0.001)
             os.killpg(started.pid, signal.SIGINT)
