@@ -13,7 +13,8 @@ from PIL import Image
 
 from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.loading import Ledger, Loader, Outcome, ReplacingDataset
+from mwa_lightning.data.ledger import Ledger, Outcome
+from mwa_lightning.data.loading import Loader, ReplacingDataset
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
 from mwa_lightning.data.records import RetrievalSplit

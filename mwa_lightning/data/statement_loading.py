@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.loading import BadImage, ReplacingDataset, SampleCollate, stack
+from mwa_lightning.data.ledger import BadImage
+from mwa_lightning.data.loading import ReplacingDataset, SampleCollate, stack
 from mwa_lightning.data.records import Picture
 from mwa_lightning.data.statements import StatementBatch, StatementSplit
 from mwa_lightning.data.tokenizers import Encoded
