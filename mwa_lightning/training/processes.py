@@ -35,6 +35,7 @@ from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from mwa_lightning.errors import ConfigError, ConnectionLost, ProcessFailed, UserError
+from mwa_lightning.training.reduction import mean_in_order_of_ranks
 from mwa_lightning.training.signals import held_back
 from mwa_lightning.training.slurm import Step, step
 
@@ -307,6 +308,12 @@ class WorkerStrategy(DDPStrategy):
         unused = [f"model.{name}" for name in adapter.declared_unused]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, unused)
         return super()._setup_model(model)
+
+    def _register_ddp_hooks(self) -> None:
+        super()._register_ddp_hooks()
+        if self.root_device.type == "cpu":
+            assert isinstance(self.model, DistributedDataParallel)
+            self.model.register_comm_hook(None, mean_in_order_of_ranks)
 
 
 class WorkerLauncher(_SubprocessScriptLauncher):

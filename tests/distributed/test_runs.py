@@ -141,14 +141,18 @@ def test_pain_17__several_processes_evaluate_no_sample_twice(processes: int, tra
 
 
 @pytest.mark.slow
-def test_train__killed_and_started_again(train_two: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [2, 3])
+def test_train__killed_and_started_again(
+    processes: int, train_two: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same bytes as a run that nothing happened to, dropout included."""
-    options = ("training.checkpoint_every_n_steps=2", "data.num_workers=0")
+    options = (f"trainer.devices={processes}", "training.checkpoint_every_n_steps=2", "data.num_workers=0")
     assert train_two(*options, f"run_dir={tmp_path / 'whole'}") == 0
     stop_after_first_save(lambda: train_two(*options, f"run_dir={tmp_path / 'killed'}"), monkeypatch)
     assert not (tmp_path / "killed" / "adapter.safetensors").exists()
     # Other than before, and other than in the config.yaml of the first start: all processes have to learn of it.
-    assert train_two("training.checkpoint_every_n_steps=1", f"run_dir={tmp_path / 'killed'}") == 0
+    again = (f"trainer.devices={processes}", "training.checkpoint_every_n_steps=1")
+    assert train_two(*again, f"run_dir={tmp_path / 'killed'}") == 0
     weights = [(tmp_path / run / "adapter.safetensors").read_bytes() for run in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
