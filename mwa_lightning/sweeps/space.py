@@ -19,19 +19,22 @@ def distribution(override: Override) -> BaseDistribution:
     equal shares. Raises ConfigError for what optuna has no distribution for.
     """
     value: Any = override._value
+    nothing = ConfigError(f"{override.input_line}: has no value")
     try:
         if isinstance(value, IntervalSweep):
             log = "log" in value.tags
             assert value.start is not None
             assert value.end is not None
+            if value.start > value.end:
+                raise nothing
             if isinstance(value.start, int) and isinstance(value.end, int):
                 return IntDistribution(value.start, value.end, log=log)
             return FloatDistribution(float(value.start), float(value.end), log=log)
         if isinstance(value, RangeSweep):
             numbers, log = list(value.range()), "log" in value.tags
             if not numbers:
-                raise ValueError("it has no value")
-            low, high, step = numbers[0], numbers[-1], value.step
+                raise nothing
+            low, high, step = min(numbers), max(numbers), abs(value.step)
             if isinstance(low, int) and isinstance(step, int):
                 return IntDistribution(low, high, step=1 if log else step, log=log)
             if log:
@@ -39,7 +42,7 @@ def distribution(override: Override) -> BaseDistribution:
             return FloatDistribution(float(low), float(high), step=float(step))
         categories = list(override.sweep_string_iterator())
         if not categories:
-            raise ValueError("it has no value")
+            raise nothing
         return CategoricalDistribution(categories)
     except ValueError as error:
         raise ConfigError(f"{override.input_line}: cannot be searched in: {error}") from error

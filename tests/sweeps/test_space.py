@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from mwa_lightning.sweeps.space import corners, distribution, word
         ("int(interval(1,8))", IntDistribution(1, 8)),
         ("tag(log,int(interval(1,64)))", IntDistribution(1, 64, log=True)),
         ("range(16,64,16)", IntDistribution(16, 48, step=16)),
+        ("range(64,16,-16)", IntDistribution(32, 64, step=16)),
+        ("range(2,0.5,-0.5)", FloatDistribution(1.0, 2.0, step=0.5)),
         ("tag(log,range(1,65))", IntDistribution(1, 64, log=True)),
         ("range(0.5,2,0.5)", FloatDistribution(0.5, 1.5, step=0.5)),
         ("choice(16,64)", CategoricalDistribution(["16", "64"])),
@@ -32,11 +35,21 @@ def test_distribution(values: str, expected: BaseDistribution) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", ["tag(log,range(0.1,1,0.1))", "interval(2,1)", "range(3,1)", "tag(log,interval(0,1))"]
+    ("values", "what"),
+    [
+        (
+            "tag(log,range(0.1,1,0.1))",
+            "cannot be searched in: range() of fractions has no tag(log,...); take interval()",
+        ),
+        ("tag(log,interval(0,1))", "cannot be searched in: "),
+        ("interval(2,1)", "has no value"),
+        ("range(3,1)", "has no value"),
+        ("glob(*)", "has no value"),
+    ],
 )
-def test_distribution__refused(values: str) -> None:
+def test_distribution__refused(values: str, what: str) -> None:
     (override,) = parse([f"optim.lr={values}"])
-    with pytest.raises(ConfigError, match=r"optim\.lr=.*cannot be searched in"):
+    with pytest.raises(ConfigError, match=re.escape(f"optim.lr={values}: {what}")):
         distribution(override)
 
 
