@@ -40,7 +40,8 @@ class Run:
     @property
     def split(self) -> str:
         """The split that it is evaluated on."""
-        return str(self.settings.get("split", "test"))
+        split = self.settings.get("split")
+        return split if isinstance(split, str) else "test"
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -67,19 +68,24 @@ def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
     if folder.resolve() in seen:
         return []
     seen.add(folder.resolve())
+    label = "/".join(labels) or folder.name
+    unreadable = []
     if (folder / RECORD).is_file():
         sweep = SweepFolder(folder)
-        return [
-            read_run(sweep.run(job).path, "/".join([*labels, str(job.number)]), noted=_noted(job.notes))
-            for job in sweep.read()
-        ]
+        try:
+            return [
+                read_run(sweep.run(job).path, "/".join([*labels, str(job.number)]), noted=_noted(job.notes))
+                for job in sweep.read()
+            ]
+        except ConfigError:  # Hydra leaves a file of that name too
+            unreadable = [Run(label, f"{RECORD} cannot be read", {}, {})]
     if (folder / "config.yaml").is_file():
-        return [read_run(folder, "/".join(labels) or folder.name)]
+        return [*unreadable, read_run(folder, label)]
     try:
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from error
-    return [run for path in below for run in _found_in(path, [*labels, path.name], seen=seen)]
+    return [*unreadable, *(run for path in below for run in _found_in(path, [*labels, path.name], seen=seen))]
 
 
 def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:

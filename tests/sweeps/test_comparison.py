@@ -223,6 +223,26 @@ def test_table__of_settings_that_are_no_words(sweep: Path, tmp_path: Path) -> No
     assert "[1, 2]/mean_recall" not in headings
 
 
+@pytest.mark.parametrize("content", ["hydra: {job: {name: theirs}}\n", "", "jobs: {0:"])
+def test_table__of_a_record_that_is_no_sweeps(tmp_path: Path, content: str) -> None:
+    """Hydra leaves a multirun.yaml too; what lies below one is still in the table."""
+    logs = tmp_path / "logs"
+    leave(logs / "sweep" / "0", figures(50.0))
+    (logs / "sweep" / "multirun.yaml").write_text(content)
+    rows = table(read_runs([logs]))
+    assert [row[:2] for row in rows] == [
+        ["run", "state"],
+        ["sweep/0", "through"],
+        ["sweep", "multirun.yaml cannot be read"],
+    ]
+    assert read_runs([logs / "sweep"])[0].label == "sweep"
+
+
+def test_table__split_that_is_no_word(tmp_path: Path) -> None:
+    leave(tmp_path / "odd", None, split=[1, 2])
+    assert table(read_runs([tmp_path / "odd"]))[0] == ["run", "state", "val/mean_recall", "test/mean_recall"]
+
+
 def test_read_runs__a_folder_given_twice(sweep: Path) -> None:
     assert read_runs([sweep, sweep / ".." / sweep.name]) == read_runs([sweep])
 
