@@ -111,7 +111,9 @@ def test_multirun__shows_its_jobs(elsewhere: Path, capsys: pytest.CaptureFixture
 
 
 def test_multirun__what_is_given_twice_is_one_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ([], ["run_dir=new"]):
+    (elsewhere / "old").mkdir()
+    (elsewhere / "old" / "multirun.yaml").write_text("jobs: {0: {overrides: [seed=1]}}")
+    for folder in ([], ["run_dir=new"], ["run_dir=old"]):
         assert train.main(["-m", "--cfg", "job", "seed=1,2,1", *folder]) == 0
         assert capsys.readouterr().out == "0: seed=1\n1: seed=2\n"
 
