@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.terminal import say
+from mwa_lightning.training.signals import end_if_held_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,7 +95,7 @@ def _execute(settings: DictConfig) -> None:
 def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     """The search, its words known to make runs; the stack removes a new folder that nothing came into.
 
-    Raises ConfigError, before anything is made, where they do not.
+    Raises ConfigError, before anything is made, where they do not, and Stopped if a signal came meanwhile.
     """
     from mwa_lightning.cli.grid import parse
     from mwa_lightning.cli.multirun import checked, make_launcher, new_folder
@@ -132,6 +133,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     if any(config.training.monitor != objective for config in configs):
         # The epoch that a run keeps is the one that it is judged by.
         fixed.append(f"training.monitor={objective}")
+    end_if_held_back("before the search began; start the same command again")
     folder = given or stack.enter_context(new_folder(configs, kind="tune"))
     launcher = make_launcher(settings, folder, configs)
     max_epochs = max(config.trainer.max_epochs for config in configs)
@@ -139,6 +141,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
         if not folder.record.is_file():
             folder.write([])
         shared = SharedStudy(folder, space, settings.tune, max_epochs=max_epochs)
+        stack.callback(shared.close)
         shared.agree({"words": words, **settings.tune, "objective": objective})
     return Search(shared, launcher, fixed, objective=objective, max_epochs=max_epochs)
 

@@ -191,3 +191,9 @@ def hold_back() -> None:
 def let_in() -> None:
     """Let signals in that were held back from this process, by itself or when it was started."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
+
+
+def end_if_held_back(message: str) -> None:
+    """Raise Stopped if a signal waits that was held back; `message` says where the work stands, and what to do."""
+    if waiting := signal.sigpending().intersection(_ALL[1:]):
+        raise Stopped(f"stopped by {signal.Signals(min(waiting)).name} {message}")

@@ -94,18 +94,31 @@ def test_tune__without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "pip install 'mwa-lightning[tune]'" in capsys.readouterr().err
 
 
-def test_tune__signal_while_it_starts(scenes: Path, tmp_path: Path) -> None:
-    """It waits until the search listens, which then begins nothing."""
-    folder = tmp_path / "search"
-    code = (
+@pytest.mark.parametrize(
+    ("name", "code", "line"),
+    [
+        ("SIGTERM", 75, "mwa-tune: stopped by SIGTERM before the search began; start the same command again\n"),
+        ("SIGUSR1", 75, "mwa-tune: stopped by SIGUSR1 before the search began; start the same command again\n"),
+        ("SIGINT", 130, "mwa-tune: interrupted\n"),
+    ],
+)
+@pytest.mark.parametrize("folder", [[], ["run_dir=search"]])
+def test_tune__signal_while_it_starts(
+    name: str, code: int, line: str, folder: list[str], scenes: Path, tmp_path: Path
+) -> None:
+    """It leaves nothing of a search that has not begun."""
+    program = (
         "import os, signal, sys; from mwa_lightning.cli import composing, tune; compose = composing.compose_command; "
-        "composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.SIGTERM), compose(*words))[1]; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # as a terminal starts it
+        f"composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.{name}), compose(*words))[1]; "
         "sys.exit(tune.main())"
     )
-    words = [*TINY, f"data.root={scenes}", SPACE, f"run_dir={folder}"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (75, f"mwa-tune: stopped by SIGTERM; go on with run_dir={folder}\n")
-    assert trials(folder) == []
+    words = [*TINY, f"data.root={scenes}", SPACE, *folder]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
+    assert list(tmp_path.iterdir()) == []
 
 
 def damaged(database: Path) -> None:
@@ -187,7 +200,9 @@ def test_tune__database_that_is_locked(
 def test_tune__another_search_in_the_folder(
     line: str, words: list[str], study: Path, refuses: Callable[..., None]
 ) -> None:
+    before = set(study.iterdir())
     refuses("mwa-tune", tune.main, [*line.split(), "run_dir=search"], words)
+    assert set(study.iterdir()) == before
 
 
 @pytest.mark.parametrize(
