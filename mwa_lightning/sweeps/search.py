@@ -169,7 +169,7 @@ class Search:
         end_if_told(self._signals, self.folder, self.launcher)
 
     def _others(self) -> bool:
-        """Whether other processes' trials are still running; those of dead ones are queued here."""
+        """Whether other processes' trials are not through; those of dead ones are queued here, to be started next."""
         with self.folder.locked():
             self.shared.retry(failed=False)
             return self.shared.going_on()

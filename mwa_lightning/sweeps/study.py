@@ -112,8 +112,8 @@ class SharedStudy:
         return list({directory_of(trial): trial for trial in self.study.get_trials(deepcopy=False)}.values())
 
     def going_on(self) -> bool:
-        """Whether any trial is still running, here or elsewhere."""
-        return any(trial.state == TrialState.RUNNING for trial in self.current())
+        """Whether any trial is still running, here or elsewhere, or waits to be."""
+        return any(not trial.state.is_finished() for trial in self.current())
 
     def close(self) -> None:
         """Let others know that this process works on nothing any more."""

@@ -250,6 +250,21 @@ def test_search__run_that_outlived_its_search_is_not_repeated(launcher: Make, tm
     assert len(starts) == 1
 
 
+def test_search__takes_up_the_trial_of_one_that_dies_while_it_waits(launcher: Make, tmp_path: Path) -> None:
+    dies, waits = (shared(tmp_path, trials=2) for _ in range(2))
+    assert dies.ask() is not None
+    work = threading.Thread(target=search(waits, launcher(waits.folder)).carry_out)
+    work.start()
+    limit = time.monotonic() + 60
+    while states(dies) != [TrialState.RUNNING, TrialState.COMPLETE] and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert work.is_alive()
+    dies.close()  # as when it is killed: the lock is gone
+    work.join(timeout=60)
+    assert states(shared(tmp_path)) == [TrialState.COMPLETE] * 2
+    assert [run.state for run in read_runs([waits.folder.path])] == ["through"] * 2
+
+
 def test_search__several_work_on_one_study(launcher: Make, tmp_path: Path) -> None:
     studies = [shared(tmp_path, trials=6) for _ in range(2)]
     errors: list[BaseException] = []
