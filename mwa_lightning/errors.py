@@ -24,7 +24,13 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that must not go on: a non-finite loss, a parameter without a gradient."""
+    """A run that must not go on: a parameter without a gradient, a search whose trials all fail."""
+
+
+class NotFinite(TrainingError):  # noqa: N818 (what the settings come to, more often than a defect)
+    """A loss, gradient or score that is not finite; a search goes on with other values."""
+
+    exit_code = 4
 
 
 class StorageError(UserError):

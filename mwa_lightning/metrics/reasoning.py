@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from mwa_lightning.errors import DataError, TrainingError
+from mwa_lightning.errors import DataError, NotFinite
 from mwa_lightning.metrics.ordering import broken_rows, first_of_each
 
 
@@ -81,7 +81,7 @@ class StatementAccuracy(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The figures in percent, as float64.
 
-        Raises TrainingError if a logit is not finite, DataError if there are no samples.
+        Raises NotFinite if a logit is not finite, DataError if there are no samples.
         """
         classified = self._collect()
         if self.keep:
@@ -109,7 +109,7 @@ class StatementAccuracy(Metric):
             name = f"sample {first} (in file order, from 0)"
             if self._identifiers is not None:
                 name = f"{self._identifiers[first]}, {name}"
-            raise TrainingError(
+            raise NotFinite(
                 f"reasoning: the logits of {len(broken)} of {len(index)} statements are not finite, the first is "
                 f"{name}; the weights diverged or the file is damaged"
             )

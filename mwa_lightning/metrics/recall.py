@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from mwa_lightning.errors import DataError, TrainingError
+from mwa_lightning.errors import DataError, NotFinite
 from mwa_lightning.metrics.ordering import broken_rows, first_of_each
 
 TOP = (1, 5, 10)
@@ -87,7 +87,7 @@ class RetrievalRecall(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The figures in percent, as float64.
 
-        Raises TrainingError if an embedding is not finite, DataError if there is nothing to rank, an image
+        Raises NotFinite if an embedding is not finite, DataError if there is nothing to rank, an image
         has no caption, or a caption's image is missing.
         """
         embedded = self._collect()
@@ -186,13 +186,13 @@ def captions_of_each(text_image: Tensor, images: int) -> Tensor:
 
 
 def _in_file_order(what: str, embeddings: list[Tensor], index: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings and numbers sorted by number, each once. Raises TrainingError if one is not finite."""
+    """Embeddings and numbers sorted by number, each once. Raises NotFinite if one is not finite."""
     rows, numbers = dim_zero_cat(embeddings), dim_zero_cat(index)
     if not len(rows):
         raise DataError(f"retrieval: no {what}s were embedded; is the split empty?")
     broken = numbers[broken_rows(rows)]
     if len(broken):
-        raise TrainingError(
+        raise NotFinite(
             f"retrieval: {len(broken)} of {len(rows)} {what} embeddings are not finite, the first is {what} "
             f"{int(broken.min())} (in file order, from 0); the weights diverged or the file is damaged"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from optuna.trial import Trial, TrialState
 
-from mwa_lightning.errors import TrainingError
+from mwa_lightning.errors import NotFinite, TrainingError
 from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job
 from mwa_lightning.sweeps.launching import (
@@ -67,8 +67,8 @@ class Search:
     def carry_out(self) -> None:
         """Start trials and wait for them, those of other processes included, which are taken up if these die.
 
-        Raises JobsFailed at the end if any trial failed, TrainingError as soon as several fail one after the other,
-        Stopped or Interrupted at a signal.
+        Raises JobsFailed at the end if any trial failed, TrainingError if none came through or as soon as several fail
+        one after the other, Stopped or Interrupted at a signal.
         """
         say(f"search in {self.folder.path}")
         with told(self.launcher) as self._signals:
@@ -92,6 +92,8 @@ class Search:
         if failed:
             codes = {directory_of(trial): trial.user_attrs.get(_CODE, 1) for trial in failed}
             raise JobsFailed(codes, total=len(current), folder=self.folder)
+        if all(trial.state != TrialState.COMPLETE for trial in current):
+            raise TrainingError(f"none of the {len(current)} trials came through: see {self.folder.path}/<number>.log")
 
     def _fill(self) -> bool:
         """Start trials while there is room; whether any was."""
@@ -150,6 +152,10 @@ class Search:
             self.folder.note(number, pruned=last)
             say(f"trial {number} pruned after epoch {last}")
             self._failures = 0
+        elif code == NotFinite.exit_code:
+            study.tell(attempt.trial, state=TrialState.PRUNED)  # so the sampler takes its values for the worst
+            self.folder.note(number, failed=how(code))
+            say(f"trial {number} {how(code)}: {last_line(self.folder, attempt.job)}")
         elif found is None and isinstance(attempt.process, Elsewhere):
             # Its process had lost whoever started it, and ended on the way.
             (process,) = self.launcher.start([attempt.job])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.errors import TrainingError
+from mwa_lightning.errors import NotFinite
 from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import Candidates, Ranking, best_candidates
 from mwa_lightning.report.progress import Clock
@@ -81,7 +81,7 @@ class Reranker:
     def rank(self, embedded: Embedded, model: RetrievalModel) -> Ranking:
         """Score the candidates of the embeddings of a whole split; every process gets all scores.
 
-        Raises TrainingError if a score is not finite.
+        Raises NotFinite if a score is not finite.
         """
         images, texts, _ = embedded
         device = images.device
@@ -133,7 +133,7 @@ class Reranker:
         if several_processes():
             distributed.all_reduce(scores)
         if not bool(scores.isfinite().all()):
-            raise TrainingError(
+            raise NotFinite(
                 "retrieval: the matching head gives scores that are not finite; the weights diverged or the file is "
                 "damaged"
             )

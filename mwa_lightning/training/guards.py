@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
-from mwa_lightning.errors import TrainingError, shorten
+from mwa_lightning.errors import NotFinite, TrainingError, shorten
 from mwa_lightning.sharded_tensors import own_part
 from mwa_lightning.training.optim import GatedAdamW
 from mwa_lightning.training.processes import gathered
@@ -48,7 +48,7 @@ class NonFiniteGuard(pl.Callback):
     flags are read at once; on CUDA they are copied beside the running work and read one step later, which
     stalls nothing.
 
-    `stop` raises TrainingError; `skip` leaves the step out, counts it as `train/skipped_steps` and logs it.
+    `stop` raises NotFinite; `skip` leaves the step out, counts it as `train/skipped_steps` and logs it.
     Under 16-mixed an overflow is the scaler's way of finding its scale: only a non-finite loss counts, of any process.
     Twenty skipped steps in a row end the run in any case.
     """
@@ -144,17 +144,17 @@ class NonFiniteGuard(pl.Callback):
             what = f"the gradient of {record.names[gradients.index(True)]}"
         if scaled and not poisoned:
             if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
-                raise TrainingError(
+                raise NotFinite(
                     f"step {record.step}: {what} is not finite for the {self._in_a_row}th step in a row in "
                     "16-mixed (samples " + samples + "); take trainer.precision=bf16-mixed or lower optim.lr"
                 )
             return
         message = f"step {record.step}: {what} is not finite; samples: {samples}"
         if self.action == "stop":
-            raise TrainingError(f"{message}. Lower optim.lr, clip gradients, or set training.nonfinite=skip")
+            raise NotFinite(f"{message}. Lower optim.lr, clip gradients, or set training.nonfinite=skip")
         self.skipped += 1
         if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            raise TrainingError(f"{message}. It is the {self._in_a_row}th skipped step in a row; lower optim.lr")
+            raise NotFinite(f"{message}. It is the {self._in_a_row}th skipped step in a row; lower optim.lr")
         log.warning("%s. Step skipped (%d so far)", message, self.skipped)
 
 

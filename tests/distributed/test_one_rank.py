@@ -98,6 +98,6 @@ def test_train__bad_loss_of_the_second_process(
     weights["beit3.text_embed.weight"][bad] = np.nan
     save_file(weights, tmp_path / "bad.safetensors")
     options = ("data=scenes_nlvr2", "task=reasoning", "training.zero_shot=false", f"run_dir={tmp_path / 'run'}")
-    assert train_two(*options, f"backbone.checkpoint={tmp_path / 'bad.safetensors'}", root=root) == 2
+    assert train_two(*options, f"backbone.checkpoint={tmp_path / 'bad.safetensors'}", root=root) == 4
     samples = [split.sample_id(int(place)) for place in batch[8:]]
     assert f"error: step 0: the loss is not finite; samples: {samples[0]}, {samples[1]}, " in capfd.readouterr().err

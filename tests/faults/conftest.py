@@ -70,9 +70,9 @@ class Disturbed:
     def __init__(self, *, run: Path, train: Train, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.run, self._train, self._whole, self._capsys = run, train, whole, capsys
 
-    def fails(self, *options: str) -> str:
+    def fails(self, *options: str, code: int = 2) -> str:
         """Start it; the one line of the mistake that it ends with."""
-        assert self._train(*options, f"run_dir={self.run}") == 2
+        assert self._train(*options, f"run_dir={self.run}") == code
         (line,) = self._capsys.readouterr().err.splitlines()
         return line
 

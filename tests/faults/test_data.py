@@ -209,7 +209,7 @@ def bad_step(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_nan__stops_and_names_step_tensor_and_samples(disturbed: Disturbed, bad_step: pytest.MonkeyPatch) -> None:
     """The checkpoint is from before: without what was wrong, the run ends as if it had not been."""
-    line = disturbed.fails()
+    line = disturbed.fails(code=4)
     assert line.startswith("mwa-train: error: step 4: the loss is not finite; samples: train_")
     assert "training.nonfinite=skip" in line
     assert disturbed.saved_step == 4

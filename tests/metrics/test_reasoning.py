@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mwa_lightning.errors import DataError, TrainingError
+from mwa_lightning.errors import DataError, NotFinite
 from mwa_lightning.metrics.reasoning import StatementAccuracy, strictly_right
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ def test_compute__not_finite(bad: float) -> None:
     metric = StatementAccuracy()
     metric.describe(identifiers=IDENTIFIERS)
     metric.update(logits, LABELS, torch.arange(5))
-    with pytest.raises(TrainingError, match=r"2 of 5 statements are not finite, the first is dev-1-1-1, sample 3"):
+    with pytest.raises(NotFinite, match=r"2 of 5 statements are not finite, the first is dev-1-1-1, sample 3"):
         metric.compute()
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mwa_lightning.errors import DataError, TrainingError
+from mwa_lightning.errors import DataError, NotFinite
 from mwa_lightning.metrics import recall
 from mwa_lightning.metrics.recall import FIGURES, RetrievalRecall, best_ranks
 
@@ -246,7 +246,7 @@ class TestErrors:
         images, texts = torch.eye(6), torch.eye(6)
         broken = images if what == "image" else texts
         broken[4, 2] = value
-        with pytest.raises(TrainingError, match=rf"1 of 6 {what} embeddings are not finite, the first is {what} 4"):
+        with pytest.raises(NotFinite, match=rf"1 of 6 {what} embeddings are not finite, the first is {what} 4"):
             measure(images, texts, torch.arange(6))
 
     def test_compute__image_without_caption(self) -> None:

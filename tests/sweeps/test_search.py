@@ -237,6 +237,32 @@ def test_search__gives_up_when_all_fail(launcher: Make, tmp_path: Path) -> None:
     assert len(tried(study)) == 3
 
 
+def test_search__diverged_trials_are_the_worst(
+    launcher: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They end no search, however many come one after the other, are not tried again, and the sampler leaves them."""
+    study = shared(tmp_path, trials=16, startup_trials=6)
+    for lr in (9.0, 8.0, 7.0, 6.0):
+        study.study.enqueue_trial({"lr": lr})
+    search(study, launcher(study.folder), "diverges_from=1").carry_out()
+    assert states(study)[:4] == [TrialState.PRUNED] * 4
+    assert sum(lr >= 1 for lr in tried(study)[6:]) <= 2, tried(study)
+    assert study.study.best_value == max(lr for lr in tried(study) if lr < 1)
+    assert (
+        "trial 3 diverged (exit code 4): short run: error: step 3: the loss is not finite\n" in capsys.readouterr().out
+    )
+    assert read_runs([study.folder.path])[0].state == "diverged (exit code 4)"
+    again = shared(tmp_path, trials=16)
+    search(again, launcher(study.folder)).carry_out()
+    assert len(tried(again)) == 16
+
+
+def test_search__all_trials_diverge(launcher: Make, tmp_path: Path) -> None:
+    study = shared(tmp_path, trials=4)
+    with pytest.raises(TrainingError, match="none of the 4 trials came through: see "):
+        search(study, launcher(study.folder), "diverges_from=0").carry_out()
+
+
 def test_search__run_that_outlived_its_search_is_not_repeated(launcher: Make, tmp_path: Path) -> None:
     """Killed between starting a run and hearing of its end; the run itself went on."""
     killed = shared(tmp_path, trials=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mwa_lightning.errors import TrainingError
+from mwa_lightning.errors import NotFinite
 from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import reranked_figures
 from mwa_lightning.tasks.model import RetrievalModel
@@ -130,7 +130,7 @@ def test_rank__a_score_that_is_not_finite_is_an_error() -> None:
     embedded, *_ = encode(model, reranker)
     with torch.no_grad():
         model.heads.matching.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="matching head gives scores that are not finite"):
+    with pytest.raises(NotFinite, match="matching head gives scores that are not finite"):
         reranker.rank(embedded, model)
 
 

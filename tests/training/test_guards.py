@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mwa_lightning.errors import TrainingError
+from mwa_lightning.errors import NotFinite, TrainingError
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
 from mwa_lightning.training.optim import GatedAdamW
 from mwa_lightning.training.precision import GatedMixedPrecision
@@ -71,7 +71,7 @@ def run(toy: Toy, *callbacks: pl.Callback, batches: int = 6, **options: Any) -> 
 def test_stop__names_loss_step_and_samples() -> None:
     toy = Toy(bad={3: "loss"})
     with pytest.raises(
-        TrainingError, match=r"^step 3: the loss is not finite; samples: picture_3#0, picture_3#1, picture_3#2"
+        NotFinite, match=r"^step 3: the loss is not finite; samples: picture_3#0, picture_3#1, picture_3#2"
     ) as caught:
         run(toy, NonFiniteGuard(action="stop"))
     assert "\n" not in str(caught.value)
@@ -80,7 +80,7 @@ def test_stop__names_loss_step_and_samples() -> None:
 
 def test_stop__names_the_first_bad_gradient() -> None:
     toy = Toy(bad={2: "gradient"})
-    with pytest.raises(TrainingError, match=r"^step 2: the gradient of first\.weight is not finite") as caught:
+    with pytest.raises(NotFinite, match=r"^step 2: the gradient of first\.weight is not finite") as caught:
         run(toy, NonFiniteGuard(action="stop"))
     assert "picture_2#1" in str(caught.value)
     assert torch.equal(toy.model["first"].weight, toy.history[1])
@@ -106,7 +106,7 @@ def test_skip__a_run_of_bad_steps_ends() -> None:
 
 
 def test_stop__names_the_micro_batch_of_an_accumulated_step() -> None:
-    with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite; samples: picture_2#0, pic"):
+    with pytest.raises(NotFinite, match=r"^step 1: the loss is not finite; samples: picture_2#0, pic"):
         run(Toy(bad={2: "loss"}), NonFiniteGuard(action="stop"), accumulate_grad_batches=2)
     with pytest.raises(TrainingError, match=r"samples: picture_2#0.*picture_3#2"):
         run(Toy(bad={3: "gradient"}), NonFiniteGuard(action="stop"), accumulate_grad_batches=2)
