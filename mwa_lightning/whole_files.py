@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed.
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed; their checksums.
 
 And directories to write them in, where other processes remove those that they leave empty.
 """
@@ -6,6 +6,7 @@ And directories to write them in, where other processes remove those that they l
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,12 @@ def flush_names(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_left_behind(path: Path) -> bool:

@@ -40,8 +40,8 @@ class Command:
 def run(command: Command, argv: Sequence[str] | None) -> int:
     """Run `command` and return its exit code.
 
-    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 75 stopped by a signal, to be started again; 130
-    stopped from the keyboard.
+    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 4 a number that is not finite; 75 stopped by a
+    signal, to be started again; 130 stopped from the keyboard.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)

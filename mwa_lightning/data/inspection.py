@@ -20,6 +20,7 @@ from mwa_lightning.data.sources import find_source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.errors import DataError
+from mwa_lightning.whole_files import file_sha256
 
 AnySplit = RetrievalSplit | StatementSplit
 
@@ -96,7 +97,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
     digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers, follow)
     return Report(
         layout=source.layout,
-        annotations={file: _file_sha256(file) for file in source.files()},
+        annotations={file: file_sha256(file) for file in source.files()},
         splits=[_count(split) for split in splits.values()],
         problems=problems.found,
         shared_pictures=list(_shared(splits.values(), digests)),
@@ -139,11 +140,6 @@ def _count(split: AnySplit) -> SplitCount:
     if isinstance(split, StatementSplit):
         labels = {name: int((split.statements.labels == i).sum()) for i, name in enumerate(split.classes)}
     return SplitCount(split.name, len(split.pictures), len(split), split.samples_are, names.hexdigest(), labels)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _examine_images(

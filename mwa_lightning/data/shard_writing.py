@@ -26,7 +26,6 @@ from mwa_lightning.data.shards import (
     INDEX,
     SUMS,
     Index,
-    file_sha256,
     member_key,
     open_shards,
     read_sums,
@@ -36,7 +35,7 @@ from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.errors import DataError
-from mwa_lightning.whole_files import flush_names, in_directory
+from mwa_lightning.whole_files import file_sha256, flush_names, in_directory
 
 _LOCK = ".lock"
 _THREADS = 16  # reading many small files is waiting, most of all on a network

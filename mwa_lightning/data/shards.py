@@ -14,7 +14,6 @@ and where the storage fails it says so, where mapped memory would end the proces
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -34,6 +33,7 @@ from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.records import Strings
 from mwa_lightning.data.stores import DamagedShard, PictureStore
 from mwa_lightning.errors import DataError
+from mwa_lightning.whole_files import file_sha256
 
 ANNOTATIONS = "annotations"
 INDEX = "index.safetensors"
@@ -293,12 +293,6 @@ def read_sums(folder: Path) -> dict[str, str]:
     except OSError as error:
         raise DataError(f"{folder / SUMS} cannot be read ({error.strerror}): {_AGAIN}") from error
     return {line[66:]: line[:64] for line in lines if len(line) > 66}
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sum_problem(path: Path, wanted: str) -> str:

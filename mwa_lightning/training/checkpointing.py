@@ -7,7 +7,6 @@ and known, and one that was cut short is not. `sha256sum -c sha256.txt` checks t
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -21,7 +20,7 @@ from lightning.fabric.plugins import CheckpointIO
 from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.training.console import FILE_ONLY
 from mwa_lightning.training.run_directory import write_atomically
-from mwa_lightning.whole_files import flush_names, whole_file
+from mwa_lightning.whole_files import file_sha256, flush_names, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +49,8 @@ class CheckpointFiles(CheckpointIO):
             # A last checkpoint that is cut short must not push the whole one before it away.
             rotate = path.name == LAST and path.is_file() and is_whole(path)
             if rotate:
-                sums = [pair for pair in sums if pair[1] != PREVIOUS] + [(_digest(path), PREVIOUS)]
-            self._write_sums([*sums, (_digest(Path(file.name)), path.name)])
+                sums = [pair for pair in sums if pair[1] != PREVIOUS] + [(file_sha256(path), PREVIOUS)]
+            self._write_sums([*sums, (file_sha256(Path(file.name)), path.name)])
             if rotate:
                 path.replace(path.with_name(PREVIOUS))
                 flush_names(path.parent)
@@ -80,8 +79,8 @@ class CheckpointFiles(CheckpointIO):
 
     def keep_as_best(self, path: Path) -> None:
         """Copy a checkpoint to `best.ckpt`, unless that is it. Raises StorageError if it cannot be written."""
-        best, digest = self.directory / BEST, _digest(path)
-        if best.is_file() and _digest(best) == digest:
+        best, digest = self.directory / BEST, file_sha256(path)
+        if best.is_file() and file_sha256(best) == digest:
             return
         with whole_file(best) as file, path.open("rb") as source:
             shutil.copyfileobj(source, file)
@@ -108,7 +107,7 @@ class CheckpointFiles(CheckpointIO):
     def _by_age(self) -> tuple[str, ...]:
         """The names, from the newest on: the best may be a copy of the last, or older than both."""
         best = self.directory / BEST
-        copy = best.is_file() and (_digest(best), LAST) in _sums(self.directory)
+        copy = best.is_file() and (file_sha256(best), LAST) in _sums(self.directory)
         return (LAST, BEST, PREVIOUS) if copy else (LAST, PREVIOUS, BEST)
 
     def _write_sums(self, sums: list[tuple[str, str]]) -> None:
@@ -118,7 +117,7 @@ class CheckpointFiles(CheckpointIO):
 
 def is_whole(path: Path) -> bool:
     """Whether the file is one that was written to its end, whatever it was called then."""
-    return _digest(path) in {digest for digest, _ in _sums(path.parent)}
+    return file_sha256(path) in {digest for digest, _ in _sums(path.parent)}
 
 
 def check_keys(state: Iterable[str], trained: Iterable[str], *, origin: Path) -> None:
@@ -139,8 +138,3 @@ def _sums(directory: Path) -> list[tuple[str, str]]:
     path = directory / SUMS
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return [(line[:64], line[66:]) for line in lines]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

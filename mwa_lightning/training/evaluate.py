@@ -26,6 +26,7 @@ from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.processes import gathered, is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import (
     check_trainer_keys,
     directory_of_run,
@@ -74,6 +75,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("test",))
         stop.check(processes)
+        check_same_files(config, data)
         model = attach(config, *build_backbone(config, statement_shape(data)))
         check_saving(config, model.adapter)
         task = make_task(config, model)  # refuses what does not fit before anything is written

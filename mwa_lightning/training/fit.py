@@ -42,6 +42,7 @@ from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
+from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import (
     check_trainer_keys,
     directory_of_run,
@@ -86,6 +87,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             tokenizer = build_tokenizer(config)
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
             stop.check(processes)
+            check_same_files(config, data)
             backbone, heads = build_backbone(config, statement_shape(data))
             model = attach(config, backbone, heads, start=True)
             if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -37,6 +37,7 @@ from mwa_lightning.data.shards import INDEX, SUMS, Shards, open_shards
 from mwa_lightning.data.sources import LAYOUTS, Source, find_source
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.errors import ConfigError, DataError
+from mwa_lightning.whole_files import file_sha256
 
 Write = Callable[..., Path]
 
@@ -609,10 +610,10 @@ def test_open__nothing_foreign_or_of_another_version(copy: Path, tmp_path: Path)
         find_source(layout="coco", root=None, shards=copy)
 
     def replace_index(content: bytes) -> None:
-        before = shards.file_sha256(copy / INDEX)
+        before = file_sha256(copy / INDEX)
         (copy / INDEX).write_bytes(content)
         sums = (copy / SUMS).read_text()
-        (copy / SUMS).write_text(sums.replace(before, shards.file_sha256(copy / INDEX)))
+        (copy / SUMS).write_text(sums.replace(before, file_sha256(copy / INDEX)))
 
     content = (copy / INDEX).read_bytes()
     replace_index(content.replace(rb"\"version\": 1}", rb"\"version\": 2}"))

@@ -23,6 +23,7 @@ from torch import distributed
 from mwa_lightning.cli import evaluate
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.sampling import GlobalBatchSampler
+from mwa_lightning.data.scenes import write_scenes
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.training.callbacks import RunKeeper
 from tests.distributed.conftest import COMMON, TWO, stop_after_first_save
@@ -276,8 +277,11 @@ def test_train__by_torchrun_without_a_card(scenes: Path, elsewhere: Path, monkey
     assert not (elsewhere / "logs").exists()
 
 
-def on_two_machines(folder: Path, *words: str) -> list[tuple[int, str, str]]:
-    """What the torchruns of two machines of one process each, here both on this one, return and print."""
+def on_two_machines(folder: Path, *words: str, second: tuple[str, ...] = ()) -> list[tuple[int, str, str]]:
+    """What the torchruns of two machines of one process each, here both on this one, return and print.
+
+    `second` is a command that starts another one, here the second machine's.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -285,7 +289,7 @@ def on_two_machines(folder: Path, *words: str) -> list[tuple[int, str, str]]:
     words = ("trainer.devices=1", "trainer.num_nodes=2", *words)
     running = [
         subprocess.Popen(
-            torchrun(folder, *meeting, f"--node-rank={rank}", words=words),
+            [*(second if rank else ()), *torchrun(folder, *meeting, f"--node-rank={rank}", words=words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -312,6 +316,24 @@ def test_train__by_torchrun_on_two_machines(train_two: Train, scenes: Path, else
     one = elsewhere / "one"
     assert train_two("optim.eps=1e-8", "trainer.max_steps=2", f"run_dir={one}") == 0
     assert (left.parent / "adapter.safetensors").read_bytes() == (one / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_train__old_copy_of_the_data_on_one_machine(scenes: Path, elsewhere: Path) -> None:
+    """With other numbers of samples, the processes would wait for each other for ever."""
+    data, old = elsewhere / "data", elsewhere / "old"
+    shutil.copytree(scenes, data)
+    write_scenes(old, domain="target", seed=3, train=41, val=5, test=9)
+    there = 'mount --bind "$0" "$1" && exec "${@:2}"'
+    mounted = ("unshare", "--user", "--map-root-user", "--mount", "bash", "-c", there, str(old), str(data))
+    if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no folder can be mounted over another one here: the kernel does not let `unshare` have its way")
+    first, second = on_two_machines(elsewhere, f"data.root={data}", second=mounted)
+    assert first[0] != 0
+    assert second[0] != 0
+    file = data / "dataset_scenes.json"
+    assert f"mwa-train: error: {file} is not the same for all processes: rank 1 on " in first[2]
+    assert not (elsewhere / "logs").exists()
 
 
 @pytest.mark.slow
