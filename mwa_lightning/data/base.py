@@ -24,7 +24,7 @@ from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
-from mwa_lightning.data.worker_signals import leave_signals_to_parent
+from mwa_lightning.data.worker_processes import WorkerContext, begin
 from mwa_lightning.errors import ConfigError, DataError
 
 _CHECKED_FILES = 2000  # how many images of a split are looked at at the start; slow disks have 120,000
@@ -299,13 +299,17 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
 
     def _loader(self, split: str, *, num_workers: int | None = None, **options: Any) -> Loader:
         workers = self.num_workers if num_workers is None else num_workers
+        if workers:
+            options |= {
+                "multiprocessing_context": WorkerContext(),
+                "worker_init_fn": begin,
+                "persistent_workers": True,
+            }
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return Loader(
             ledger=self.ledger,
             split=split,
             num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_to_parent,
             pin_memory=on_gpu,
             **options,
         )
