@@ -31,10 +31,11 @@ class Running(Protocol):
 
 
 class Launcher(Protocol):
-    """Where jobs run. `room` is the number of them that it takes at a time."""
+    """Where jobs run. `room` is the number of them that run at a time."""
 
     room: int
-    # Whether jobs end with the process that started them; others are found again by the next start.
+    # Whether jobs end with the process that started them; others are found again by the next start, and wait for room
+    # by themselves.
     own: bool
 
     def find(self, job: Job) -> Running | None:
@@ -91,8 +92,10 @@ def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> N
             if launcher.own:
                 end_all([process for _, process in running])
             raise
-    if failed:
-        raise JobsFailed(dict(sorted(failed.items())), total=len(jobs), folder=folder)
+    # Another process may have come through with what failed here.
+    left = {job.number: failed[job.number] for job in jobs if job.number in failed and not folder.run(job).finished}
+    if left:
+        raise JobsFailed(dict(sorted(left.items())), total=len(jobs), folder=folder)
 
 
 class Elsewhere:
@@ -171,23 +174,26 @@ def _fill(
     common: set[str],
 ) -> list[Job]:
     """Start as many of the waiting jobs as there is room for, and return the others."""
-    room = launcher.room - len(running)
-    now, later = waiting[: max(0, room)], waiting[max(0, room) :]
+    room = max(0, launcher.room - len(running)) if launcher.own else len(waiting)
+    now, later = waiting[:room], waiting[room:]
+    if not now:
+        return later
     fresh: list[Job] = []
-    for job in now:
-        found = launcher.find(job)
-        if found is None and folder.run(job).finished:
-            say(f"job {job.number} through, elsewhere")
-        elif found is None:
-            fresh.append(job)
-        else:
-            running.append((job, found))
-            say(f"job {job.number} is running already")
-    for job, process in zip(fresh, launcher.start(fresh) if fresh else [], strict=True):
-        if process is None:
-            later.append(job)
-        else:
-            running.append((job, process))
-            folder.note(job.number, failed=None)
-            say(f"job {job.number} started: {shown(job, without=common)}")
+    with folder.locked():  # another process that works on this folder would start the same
+        for job in now:
+            found = launcher.find(job)
+            if found is None and folder.run(job).finished:
+                say(f"job {job.number} through, elsewhere")
+            elif found is None:
+                fresh.append(job)
+            else:
+                running.append((job, found))
+                say(f"job {job.number} is running already")
+        for job, process in zip(fresh, launcher.start(fresh) if fresh else [], strict=True):
+            if process is None:
+                later.append(job)
+            else:
+                running.append((job, process))
+                folder.note(job.number, failed=None)
+                say(f"job {job.number} started: {shown(job, without=common)}")
     return later

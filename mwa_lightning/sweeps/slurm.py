@@ -21,6 +21,7 @@ from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import Running
 from mwa_lightning.sweeps.local import TRAIN
+from mwa_lightning.training.signals import held_back
 
 # Seconds between two questions to SLURM.
 _LOOK = 5.0
@@ -32,22 +33,28 @@ _BECOME = ("/bin/sh", "-c", 'log=$1; shift; exec "$@" >> "$log" 2>&1', "sh")
 class SlurmLauncher:
     """Submits jobs that start together as one array; they live on without the process that submitted them.
 
-    Raises ConfigError if submitit or SLURM is not there, for keys that hydra-submitit-launcher does not know, and for
-    jobs that want different numbers of processes.
+    Raises ConfigError if submitit or SLURM is not there, for keys that hydra-submitit-launcher does not know, for jobs
+    that want different numbers of processes, and for a folder that SLURM cannot name.
     """
 
-    room = 10**9
     own = False
 
     def __init__(self, config: DictConfig, folder: SweepFolder, configs: Sequence[DictConfig]) -> None:
+        self.room = int(config.array_parallelism)
         self._folder = folder
+        if "%" in str(folder.path):
+            raise ConfigError(f"run_dir={folder.path}: SLURM takes % for one of its own signs; choose another folder")
         self._parameters = _parameters(config, configs)
+        self._noted: dict[int, str | None] = {}
         self._queue = Queue()
         self._queue.look()
 
     def find(self, job: Job) -> Running | None:
         """The job, if the queue has it from an earlier start."""
         noted = {recorded.number: recorded.notes.get("slurm") for recorded in self._folder.read()}
+        if noted != self._noted:  # by another process, that has submitted since the queue was looked at
+            self._noted = noted
+            self._queue.look()
         identity = noted.get(job.number)
         return SlurmJob(identity, self._queue) if identity is not None and self._queue.has(identity) else None
 
@@ -56,15 +63,17 @@ class SlurmLauncher:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        executor = submitit.AutoExecutor(folder=self._folder.path / ".submitit" / "%j", cluster="slurm")
+        # One folder for all: SLURM does not make one for a job that starts before submitit has heard of its id.
+        executor = submitit.AutoExecutor(folder=self._folder.path / ".submitit", cluster="slurm")
         executor.update_parameters(**self._parameters)
         commands = [[*_BECOME, str(self._folder.log(job)), *TRAIN, *self._folder.command(job)] for job in jobs]
-        try:
-            submitted = executor.map_array(os.execv, [_BECOME[0]] * len(jobs), commands)
-        except FailedJobError as error:
-            raise ConfigError(f"launcher=slurm: sbatch refused the jobs: {error}") from error
-        for job, entry in zip(jobs, submitted, strict=True):
-            self._folder.note(job.number, slurm=entry.job_id)
+        with held_back():  # a terminal tells sbatch too, and nobody would know of jobs whose ids are not noted
+            try:
+                submitted = executor.map_array(os.execv, [_BECOME[0]] * len(jobs), commands)
+            except FailedJobError as error:
+                raise ConfigError(f"launcher=slurm: sbatch refused the jobs: {error}") from error
+            for job, entry in zip(jobs, submitted, strict=True):
+                self._folder.note(job.number, slurm=entry.job_id)
         self._queue.look()
         return [SlurmJob(entry.job_id, self._queue) for entry in submitted]
 
@@ -129,6 +138,11 @@ def _parameters(config: DictConfig, configs: Sequence[DictConfig]) -> dict[str, 
     ((nodes, devices, accelerator),) = shapes
     if devices == "auto":
         raise ConfigError("launcher=slurm: trainer.devices=auto does not say what to ask SLURM for; give a number")
+    if config.signal_delay_s >= 60 * config.timeout_min:
+        raise ConfigError(
+            f"launcher.signal_delay_s={config.signal_delay_s}: jobs of launcher.timeout_min={config.timeout_min} would "
+            "be told to end as soon as they start; raise the limit or lower the delay"
+        )
     given = {str(key): value for key, value in config.items() if key not in ("name", "requeue")}
     if accelerator == "gpu" and given["gpus_per_node"] is None:
         given["gpus_per_node"] = devices

@@ -74,6 +74,8 @@ def requeue(otherwise: str) -> str:
     job = _job()
     try:
         state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+        if state == "COMPLETING":
+            return f"SLURM is ending job {job} itself; should it not start again, {otherwise}"
         if state != "RUNNING":
             return f"job {job} is {state.lower() or 'not in the queue'} and was not requeued"
         _ask("scontrol", "requeue", job)

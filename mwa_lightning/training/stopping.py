@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from mwa_lightning.errors import Interrupted, MachineLost, Stopped, UserError
+from mwa_lightning.errors import Interrupted, MachineLost, Stopped, TrainingError, UserError
 from mwa_lightning.training import slurm
 from mwa_lightning.training.processes import Processes, is_lost
 from mwa_lightning.training.run_directory import RunDirectory
@@ -30,6 +30,10 @@ _COURTESY = 1.0
 # end of a killed one for five.
 _SRUN = 15.0
 
+_FUTILE = (
+    "the notice came before a step was made, as it would again, so the job was not requeued: raise --time or lower "
+    "--signal (launcher.timeout_min, launcher.signal_delay_s)"
+)
 _AT_INTERRUPT = "mwa-train: Ctrl-C: ends after this step, or after validation, and saves; once more ends it at once\n"
 
 
@@ -43,6 +47,7 @@ class StopAgreement(pl.Callback):
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
         self.agreed = False
+        self.stepped = False  # whether this process, not an earlier start of the run, has made a step
         self.close: Callable[[int], None] | None = None  # closes what is open, for a run that ends by an exit code
         self._ranks: Any = None
         self._pending: tuple[Any, Tensor] | None = None
@@ -91,6 +96,7 @@ class StopAgreement(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read what was exchanged after the batch before, and ask anew."""
+        self.stepped = self.stepped or trainer.global_step > self._step
         self._exchange()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -176,7 +182,8 @@ def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run:
     """Say how a run goes on that a signal has ended, and under SLURM put its job back into the queue.
 
     Raises Stopped, at Ctrl-C Interrupted, also where a process finds the others gone that had the same signal, or that
-    are gone with their machine. Whatever else ends the run, the loggers are closed.
+    are gone with their machine; TrainingError if a restart would come no further. Whatever else ends the run, the
+    loggers are closed.
     """
     signals = stop.signals
     try:
@@ -194,13 +201,14 @@ def stopping(config: DictConfig, stop: StopAgreement, processes: Processes, run:
             raise
         came = signals.count
         acts = processes.first or isinstance(stopped, MachineLost)
-        said = _what_next(config, run, requeue=not keyboard) if acts else ""
+        futile = acts and _is_futile(config, stop)
+        said = _FUTILE if futile else _what_next(config, run, requeue=not keyboard) if acts else ""
         # Only now: with a slow server this may take longer than the notice that SLURM gives.
         _close(stop, Interrupted.exit_code if keyboard else Stopped.exit_code)
         if isinstance(error, Stopped):
             stop.part(first=processes.first, came=came)
-        ended = Interrupted if keyboard or stopped is None else type(stopped)
-        raise ended(f"{why}; {said}") from error
+        ended: type[BaseException] = Interrupted if keyboard or stopped is None else type(stopped)
+        raise (TrainingError if futile else ended)(f"{why}; {said}") from error
 
 
 def _left_alone(error: BaseException, signals: Signals, processes: Processes) -> Stopped | None:
@@ -222,6 +230,17 @@ def _left_alone(error: BaseException, signals: Signals, processes: Processes) ->
         if signals.noted == signal.SIGTERM and not slurm.makes_room():
             return None
     return None if signals.noted is None else Stopped(f"{signals.noted.name}, as the other ranks were")
+
+
+def _is_futile(config: DictConfig, stop: StopAgreement) -> bool:
+    """Whether the job would be put back for ever: restarted, it was told that its time is over before it made a step.
+
+    One that makes room for another may have better luck.
+    """
+    told = stop.signals.noted == signal.Signals[f"SIG{config.training.requeue_signal}"]
+    if not (told and config.training.requeue and slurm.batch_job() is not None and slurm.restarted()):
+        return False
+    return not stop.stepped and not slurm.makes_room()
 
 
 def _what_next(config: DictConfig, run: RunDirectory, *, requeue: bool) -> str:

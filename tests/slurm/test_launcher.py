@@ -61,7 +61,7 @@ def test_start__one_array(cluster: Cluster, tmp_path: Path) -> None:
     assert ids(folder) == [f"{array}_0", f"{array}_1", f"{array}_2"]
     assert [folder.run(job).finished for job in jobs] == [True, False, True]
     assert folder.log(jobs[1]).read_text() == "short run: error: as was asked for\n"
-    (script,) = (folder.path / ".submitit").glob(f"{array}*/*.sh")
+    (script,) = (folder.path / ".submitit").glob(f"{array}*.sh")
     text = script.read_text()
     for line in ("--array=0-2%2", "--signal=USR1@30", "--requeue", "--ntasks-per-node=1", "--time=60"):
         assert f"#SBATCH {line}" in text

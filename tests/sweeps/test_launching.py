@@ -72,6 +72,16 @@ def test_carry_out__failure_does_not_stop_the_rest(
     assert [len(starts(folder, number)) for number in range(3)] == [1, 1, 1]
 
 
+def test_carry_out__a_failed_job_that_another_process_has_come_through_with(launcher: Make, tmp_path: Path) -> None:
+    folder, jobs = sweep(tmp_path, ("lr=1", "fail=3"), ("lr=2", "epoch_s=2"))
+    (folder.path / "fail").touch()
+    timer = threading.Timer(1.5, launcher(folder).start, [[Job(0, ("lr=1",))]])
+    timer.start()
+    carry_out(jobs, folder, launcher(folder, jobs=2))
+    assert all(folder.run(job).finished for job in jobs)
+    assert {run.label: run.state for run in read_runs([folder.path])} == {"0": "through", "1": "through"}
+
+
 def test_carry_out__threads_and_cards_are_divided(
     launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

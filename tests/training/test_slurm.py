@@ -147,7 +147,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> None:
         ("echo RUNNING", ":", "job 7 was requeued"),
         # As SLURM does of an option in its configuration, or a locale.
         ("echo warning >&2; echo RUNNING", "echo warning >&2", "job 7 was requeued"),
-        ("echo COMPLETING", "exit 1", "job 7 is completing and was not requeued"),
+        ("echo COMPLETING", "exit 1", "SLURM is ending job 7 itself; should it not start again, go on with run_dir=x"),
         (":", "exit 1", "job 7 is not in the queue and was not requeued"),
         (
             "echo RUNNING",
