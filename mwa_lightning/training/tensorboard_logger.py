@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,20 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from mwa_lightning.report.examples import Drawing
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
+from mwa_lightning.training.run_directory import RunDirectory
 
 FOLDER = "tensorboard"
+
+_hook = threading.excepthook
+
+
+def _unless_of_tensorboard(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread keeps its error for the next call, by which the logger is lost: no traceback besides."""
+    if not type(thread.thread).__module__.startswith("tensorboard."):
+        _hook(thread)
+
+
+threading.excepthook = _unless_of_tensorboard
 
 
 class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
@@ -25,8 +37,8 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
 
     title = "TensorBoard"
 
-    def __init__(self, *, path: Path) -> None:
-        super().__init__(save_dir=path, name="", version=FOLDER, default_hp_metric=False)
+    def __init__(self, *, run: RunDirectory) -> None:
+        super().__init__(save_dir=run.path, name="", version=FOLDER, default_hp_metric=False)
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
 
     @losable

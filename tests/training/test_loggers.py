@@ -247,7 +247,9 @@ def test_make_loggers__disabled_writes_nothing(make_config: MakeConfig, tmp_path
 
 def test_losable__a_logger_that_fails_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("a file where a folder is to be")
-    logger = LosableTensorBoardLogger(path=tmp_path)
+    logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
+    assert hasattr(logger, "experiment")  # Lightning asks for it before it logs
+    logger.begin(0)
     for step in range(3):
         logger.log_metrics({"a": 1.0}, step)
     logger.log_drawings("b", [Drawing(Image.new("RGB", (2, 2)), "c")], step=3)
@@ -260,7 +262,7 @@ def test_losable__a_logger_that_fails_is_told_of_once(tmp_path: Path, caplog: py
 
 def test_tensorboard__what_a_start_makes_again_counts_once(tmp_path: Path) -> None:
     for first, last in ((0, 6), (3, 7)):
-        logger = LosableTensorBoardLogger(path=tmp_path)
+        logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
         _ = logger.experiment  # Lightning opens it before it is known where the run goes on
         logger.begin(first)
         for step in range(first, last):
@@ -277,7 +279,7 @@ def test_tensorboard__what_a_start_makes_again_counts_once(tmp_path: Path) -> No
 
 def test_losable__further_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = LosableTensorBoardLogger(path=tmp_path)
+    logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
     logger.log_metrics({"a": 1.0}, 0)
     logger.log_drawings("b", [Drawing(Image.new("RGB", (2, 2)), "c")], step=0)
     logger.log_outcome(Outcome(RunDirectory(tmp_path, writes=False), {"test/a": 1.0}, {}, 0))
