@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from mwa_lightning.report.examples import Drawing
+from mwa_lightning.training.loggers import logged_in
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
 from mwa_lightning.training.run_directory import RunDirectory
 
@@ -31,21 +32,27 @@ threading.excepthook = _unless_of_tensorboard
 class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
     """TensorBoard's events, each figure of a step once, whatever the run went through.
 
-    Of what an earlier start wrote after its last checkpoint, TensorBoard is told that it does not count. Figures that
-    have no curve (`test/...`, `params/...`) are written once, at the end, and make the table under HPARAMS.
+    Of what an earlier start wrote after its last checkpoint, TensorBoard is told that it does not count; where earlier
+    starts had another logger, it gets their figures from `metrics.csv`. Figures that have no curve (`test/...`,
+    `params/...`) are written once, at the end, and make the table under HPARAMS.
     """
 
     title = "TensorBoard"
 
     def __init__(self, *, run: RunDirectory) -> None:
         super().__init__(save_dir=run.path, name="", version=FOLDER, default_hp_metric=False)
+        self._table = run.metrics_table
+        self._had_none = not any((run.path / FOLDER).glob("events.*"))  # now, as Lightning opens it before `begin`
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
 
     @losable
     def begin(self, step: int) -> None:
-        """Have TensorBoard forget what comes from this step on in earlier files."""
+        """Have TensorBoard forget what comes from this step on in earlier files; if there are none, write the table."""
         start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
         self.experiment.file_writer.add_event(start)
+        if self._had_none:
+            for at, figures in logged_in(self._table):
+                self.log_metrics(figures, at)
 
     @losable
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
