@@ -42,7 +42,8 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
     def __init__(self, *, run: RunDirectory) -> None:
         super().__init__(save_dir=run.path, name="", version=FOLDER, default_hp_metric=False)
         self._table = run.metrics_table
-        self._had_none = not any((run.path / FOLDER).glob("events.*"))  # now, as Lightning opens it before `begin`
+        # Now, as Lightning opens a file before `begin`; one that a full disk did not take is empty.
+        self._had_none = not any(file.stat().st_size for file in (run.path / FOLDER).glob("events.*"))
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
 
     @losable

@@ -1,4 +1,4 @@
-"""W&B's folder in a run directory, and what becomes of a run whose folder is damaged or in the way."""
+"""Folders of W&B and TensorBoard in a run directory that are damaged, in the way or full: the run goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mwa_lightning.report.examples import Drawing
 from mwa_lightning.training.loggers import TableLogger, close, make_loggers
@@ -156,7 +157,7 @@ def test_full_disk__is_told_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_full_disk__tensorboard_is_told_of_in_one_line(
+def test_full_disk__tensorboard_is_told_of_in_one_line_and_has_all_later(
     run: RunDirectory, small_disk: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (run.path / "tensorboard").symlink_to(small_disk)
@@ -167,3 +168,12 @@ def test_full_disk__tensorboard_is_told_of_in_one_line(
     (line,) = warnings_in(caplog)
     assert line.startswith("TensorBoard takes nothing more until the next start ([Errno 28] No space left on device)")
     assert "Traceback" not in capfd.readouterr().err
+
+    (small_disk / "ballast").unlink()
+    TableLogger(path=run.metrics_table).log_metrics({"a": 1.5}, 0)
+    again = LosableTensorBoardLogger(run=run)
+    again.begin(1)
+    close([again])
+    events = EventAccumulator(str(small_disk))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("a")] == [(0, 1.5)]
