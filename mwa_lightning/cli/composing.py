@@ -99,6 +99,9 @@ def apply(config: DictConfig, request: Request) -> None:
         if key not in existing:
             hint = did_you_mean(key, existing) or " --cfg job prints all keys."
             raise ConfigError(f"there is no key {key!r} in the configuration.{hint}")
+        group, _, rest = key.rpartition(".")
+        if group and rest == "name" and value != OmegaConf.select(config, key):
+            raise ConfigError(f"{key}={value}: it only says what was chosen; take {group}={value}")
         _set(config, key, value)
     for key, value in request.added.items():
         if not key.startswith(ADDABLE):

@@ -80,6 +80,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _project(value: Any) -> str:
+    text = _text(value)
+    if len(text) > 128 or set(text) & set("/\\#?%:"):
+        raise ValueError("want a word of at most 128 characters, without / \\ # ? % :")
+    return text
+
+
 def _path(value: Any) -> str:
     """Make a path absolute, so that a saved configuration means the same from any directory."""
     return str(Path(_text(value)).expanduser().absolute())
@@ -282,7 +289,7 @@ RULES: dict[str, Rule] = {
     "output": _optional(_path),
     "callbacks.early_stopping_patience": _optional(_integer(1)),
     "callbacks.progress_bar": _flag,
-    "logger.project": _text,
+    "logger.project": _project,
     "logger.entity": _optional(_text),
     "logger.mode": _choice("online", "offline", "disabled"),
     "logger.examples": _integer(0),

@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import ConfigError, StorageError
-from mwa_lightning.training.losable import LosableLogger, Outcome
+from mwa_lightning.training.losable import LosableLogger, Outcome, warn_of_loss
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.whole_files import writing
 
@@ -99,14 +99,25 @@ class TableLogger(Logger):
         """Nothing: the configuration is in config.yaml."""
 
 
+def logged_in(table: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Steps of a `metrics.csv`, and their figures with the epoch, as `log_metrics` takes them."""
+    rows: dict[tuple[int, str], dict[str, float]] = {}
+    if table.is_file():
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                rows.setdefault((int(row["step"]), row["epoch"]), {})[row["name"]] = float(row["value"])
+    for (step, epoch), figures in rows.items():
+        yield step, figures | ({"epoch": int(epoch)} if epoch else {})
+
+
 def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
-    """The table, and what `logger` asks for. Raises ConfigError if it cannot be had."""
+    """The table, and what `logger` asks for. Raises ConfigError if it is not installed or nobody is logged in."""
     loggers: list[Logger] = [TableLogger(path=run.metrics_table)]
     if config.logger.name == "tensorboard":
         from mwa_lightning.training.tensorboard_logger import LosableTensorBoardLogger
 
         try:
-            loggers.append(LosableTensorBoardLogger(path=run.path))
+            loggers.append(LosableTensorBoardLogger(run=run))
         except ModuleNotFoundError as error:
             raise ConfigError("logger=tensorboard: tensorboard is not installed; `pip install tensorboard`") from error
     elif config.logger.name == "wandb" and config.logger.mode != "disabled":
@@ -115,7 +126,10 @@ def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
         except ModuleNotFoundError as error:
             raise ConfigError("logger=wandb: wandb is not installed; `pip install wandb`") from error
 
-        loggers.append(make_wandb_logger(config, run))
+        try:
+            loggers.append(make_wandb_logger(config, run))
+        except (OSError, StorageError) as error:  # of what is in the way in its folder
+            warn_of_loss("W&B", error)
     return loggers
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from mwa_lightning.report.examples import Drawing
@@ -40,6 +41,26 @@ class LosableLogger(Logger):
 
     title = "a logger"
     lost = False
+
+    @property
+    def experiment(self) -> Any:
+        """What the library writes to, opened when it is first asked for; one that takes nothing once that failed."""
+        if not self.lost:
+            try:
+                return self.open()
+            except Exception as error:
+                self.lose(error)
+        return DummyExperiment()
+
+    def open(self) -> Any:
+        """What the library writes to, opened if it is not yet. Raises what the library raises."""
+        return super().experiment  # type: ignore[misc] # of the library's class, which comes after this one
+
+    def lose(self, error: Exception) -> None:
+        """Take nothing more; the first time it is warned of, with the reason."""
+        if not self.lost:
+            self.lost = True
+            warn_of_loss(self.title, error)
 
     def begin(self, step: int) -> None:
         """Hear which optimizer step, from 0, this start makes first."""
@@ -73,15 +94,19 @@ def losable(
         try:
             method(self, *arguments, **options)
         except Exception as error:
-            self.lost = True
-            reason = error.__cause__ or error  # Lightning's own error says less than what it came from
-            log.warning(
-                "%s takes nothing more until the next start (%s); the run goes on, and its directory has everything",
-                self.title,
-                " ".join(str(reason).split()) or type(reason).__name__,
-            )
+            self.lose(error)
 
     return attempt
+
+
+def warn_of_loss(title: str, error: Exception) -> None:
+    """Say which logger takes nothing more, and why."""
+    reason = error.__cause__ or error  # Lightning's own error says less than what it came from
+    log.warning(
+        "%s takes nothing more until the next start (%s); the run goes on, and its directory has everything",
+        title,
+        " ".join(str(reason).split()) or type(reason).__name__,
+    )
 
 
 def show_drawings(loggers: Sequence[Logger], name: str, drawings: Sequence[Drawing], *, step: int) -> None:

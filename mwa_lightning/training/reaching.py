@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
-
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.losable import LosableLogger
 
 # How long a run waits for W&B at its end, in seconds; WANDB_FINISH_TIMEOUT says otherwise, as WANDB_INIT_TIMEOUT does
 # for its beginning. The library would wait until all is sent, for a server that has gone forever.
@@ -25,23 +25,25 @@ def patience() -> Any:
     return wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
 
 
-def unreachable(logger: WandbLogger) -> str:
-    """Open the run of an online logger: why its server cannot be reached, empty if it can.
+def unreachable(logger: LosableLogger) -> str:
+    """Open the run of an online logger: why its server cannot be reached, empty if it can or the logger is lost.
 
     Raises ConfigError if nobody is logged in.
     """
     import wandb
 
     try:
-        _ = logger.experiment
-    except wandb.errors.UsageError as error:
-        raise ConfigError(
-            "logger=wandb: nobody is logged in to W&B here: run `wandb login`, set WANDB_API_KEY, or take "
-            f"logger.mode=offline ({first_line(error)})"
-        ) from error
+        logger.open()
     except wandb.errors.CommError as error:
         wandb.teardown()
         return first_line(error)
+    except Exception as error:
+        if isinstance(error, wandb.errors.UsageError) and re.search(r"api.?key|log.?in", str(error), re.IGNORECASE):
+            raise ConfigError(
+                "logger=wandb: nobody is logged in to W&B here: run `wandb login`, set WANDB_API_KEY, or take "
+                f"logger.mode=offline ({first_line(error)})"
+            ) from error
+        logger.lose(error)
     return ""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,29 +11,49 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from mwa_lightning.report.examples import Drawing
+from mwa_lightning.training.loggers import logged_in
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
+from mwa_lightning.training.run_directory import RunDirectory
 
 FOLDER = "tensorboard"
+
+_hook = threading.excepthook
+
+
+def _unless_of_tensorboard(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread keeps its error for the next call, by which the logger is lost: no traceback besides."""
+    if not type(thread.thread).__module__.startswith("tensorboard."):
+        _hook(thread)
+
+
+threading.excepthook = _unless_of_tensorboard
 
 
 class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
     """TensorBoard's events, each figure of a step once, whatever the run went through.
 
-    Of what an earlier start wrote after its last checkpoint, TensorBoard is told that it does not count. Figures that
-    have no curve (`test/...`, `params/...`) are written once, at the end, and make the table under HPARAMS.
+    Of what an earlier start wrote after its last checkpoint, TensorBoard is told that it does not count; where earlier
+    starts had another logger, it gets their figures from `metrics.csv`. Figures that have no curve (`test/...`,
+    `params/...`) are written once, at the end, and make the table under HPARAMS.
     """
 
     title = "TensorBoard"
 
-    def __init__(self, *, path: Path) -> None:
-        super().__init__(save_dir=path, name="", version=FOLDER, default_hp_metric=False)
+    def __init__(self, *, run: RunDirectory) -> None:
+        super().__init__(save_dir=run.path, name="", version=FOLDER, default_hp_metric=False)
+        self._table = run.metrics_table
+        # Now, as Lightning opens a file before `begin`; one that a full disk did not take is empty.
+        self._had_none = not any(file.stat().st_size for file in (run.path / FOLDER).glob("events.*"))
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
 
     @losable
     def begin(self, step: int) -> None:
-        """Have TensorBoard forget what comes from this step on in earlier files."""
+        """Have TensorBoard forget what comes from this step on in earlier files; if there are none, write the table."""
         start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
         self.experiment.file_writer.add_event(start)
+        if self._had_none:
+            for at, figures in logged_in(self._table):
+                self.log_metrics(figures, at)
 
     @losable
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

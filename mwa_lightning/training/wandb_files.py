@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ _HEAD, _BLOCK = 7, 2**15
 _WHOLE, _FIRST, _MIDDLE = 1, 2, 3
 
 
-def figures_in(folder: Path) -> set[tuple[int, str]]:
-    """Step and name of all figures and pictures that the files in W&B's folder hold, over all starts."""
+def figures_in(folder: Path, identity: str) -> set[tuple[int, str]]:
+    """Step and name of all figures and pictures that the files in W&B's folder hold of this id, over all starts."""
     found = set()
-    for file in sorted(folder.glob("*run-*/run-*.wandb")):
+    for file in sorted(folder.glob(f"*run-*/run-{escape(identity)}.wandb")):
         for record in records(file):
             row = {_name(item): item.value_json for item in record.history.item}
             if "trainer/global_step" in row:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import math
 import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.errors import Stopped
 from mwa_lightning.report.examples import Drawing
+from mwa_lightning.training.loggers import logged_in
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
 from mwa_lightning.training.reaching import first_line, patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "wandb"
 STEP = "trainer/global_step"  # Lightning's name of the axis
+REFUSED_IN_ID = set(":;,#?/'")
 BYTES_A_SECOND = 1e6  # how slowly an adapter may be sent before it is left to `wandb sync`
 
 
@@ -49,20 +51,20 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
         super().__init__(save_dir=run.path, **options)
         self.log_adapter = log_adapter
         self._run = run
-        self._before = figures_in(run.path / FOLDER) if run.writes else set()
+        self._before = figures_in(run.path / FOLDER, options["id"]) if run.writes else set()
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
         self._missing: list[str] = []
+
+    def open(self) -> Any:
+        """W&B's run. What the library logs on a full disk is lost; logging would print a traceback for each line."""
+        logging.raiseExceptions = False
+        return super().open()
 
     @losable
     def begin(self, step: int) -> None:
         """Send what the table has, which is up to this step, and W&B has not."""
-        lost: dict[tuple[int, str], dict[str, float]] = {}
-        if self._run.metrics_table.is_file():
-            with self._run.metrics_table.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    lost.setdefault((int(row["step"]), row["epoch"]), {})[row["name"]] = float(row["value"])
-        for (at, epoch), figures in lost.items():
-            self.log_metrics(figures | ({"epoch": int(epoch)} if epoch else {}), at)
+        for at, figures in logged_in(self._run.metrics_table):
+            self.log_metrics(figures, at)
 
     @losable
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -139,19 +141,13 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
 def make_wandb_logger(config: DictConfig, run: RunDirectory) -> LosableWandbLogger:
     """A run of W&B that keeps its id as long as the run directory lives.
 
-    Raises ConfigError if nobody is logged in. A server that does not answer is warned of, and what it would have got is
-    kept for `wandb sync`.
+    Raises ConfigError if nobody is logged in, OSError or StorageError if its folder cannot be used. A server that does
+    not answer is warned of, and what it would have got is kept for `wandb sync`.
     """
     folder = run.path / FOLDER
-    identity = folder / "id"
-    if run.writes and not identity.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        # In a sweep of W&B's own its agent has given the run an id, which W&B takes in place of ours.
-        given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-        write_atomically(identity, (given or secrets.token_hex(4)).encode())
     options = {
         "name": run.path.name,
-        "id": identity.read_text() if run.writes else None,
+        "id": _identity(folder / "id") if run.writes else None,
         "project": config.logger.project,
         "entity": config.logger.entity,
         "resume": "allow",
@@ -166,3 +162,18 @@ def make_wandb_logger(config: DictConfig, run: RunDirectory) -> LosableWandbLogg
         log.warning("W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, folder)
         return LosableWandbLogger(**options, mode="offline")
     return logger
+
+
+def _identity(file: Path) -> str:
+    """The id of the run in W&B, as the file has it; a new one if there is none or it is damaged."""
+    if file.is_file():
+        known = file.read_text(encoding="utf-8", errors="surrogateescape").strip()
+        if known and known.isprintable() and not set(known) & REFUSED_IN_ID:
+            return known
+        log.warning("%s is damaged: W&B gets the run under a new id, with all figures, without earlier pictures", file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # In a sweep of W&B's own its agent has given the run an id, which W&B takes in place of ours.
+    given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    identity = given or secrets.token_hex(4)
+    write_atomically(file, identity.encode())
+    return identity

@@ -82,6 +82,8 @@ MISTAKES = [
     ("mwa-train", "task=reasoning data=scenes_nlvr2 task.label_smoothing=1", ["task.label_smoothing=1", "below 1"]),
     ("mwa-train", "task=retrievel", ["Did you mean retrieval?", "entailment, reasoning, retrieval"]),
     ("mwa-eval", "-m", ["--multirun", "only mwa-train"]),
+    ("mwa-train", "logger.name=wandb", ["logger.name=wandb", "take logger=wandb"]),
+    ("mwa-train", "logger=wandb logger.project=a/b", ["logger.project=a/b", "without / "]),
     ("mwa-train", "launcher=slurm", ["launcher", "add --multirun"]),
     ("mwa-train", "launcher.jobs=2", ["launcher", "add --multirun"]),
     ("mwa-train", "--hepl", ["Did you mean --help?"]),

@@ -65,6 +65,8 @@ def test_check_values__kept(key: str, value: Any) -> None:
         ("trainer.devices", 0, "auto, or want a whole number from 1 up"),
         ("trainer.precision", 64, "choose one of 32, bf16-mixed, 16-mixed"),
         ("training.ema_decay", 1.0, "null, or want a number above 0 to below 1"),
+        ("logger.project", "a/b", "a word of at most 128 characters, without /"),
+        ("logger.project", "a" * 129, "a word of at most 128 characters"),
         ("backbone.image_mean", 0.5, "a list of 3 numbers"),
     ],
 )

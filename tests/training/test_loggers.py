@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.summary.writer import event_file_writer
 
 import mwa_lightning
@@ -247,7 +248,9 @@ def test_make_loggers__disabled_writes_nothing(make_config: MakeConfig, tmp_path
 
 def test_losable__a_logger_that_fails_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("a file where a folder is to be")
-    logger = LosableTensorBoardLogger(path=tmp_path)
+    logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
+    assert hasattr(logger, "experiment")  # Lightning asks for it before it logs
+    logger.begin(0)
     for step in range(3):
         logger.log_metrics({"a": 1.0}, step)
     logger.log_drawings("b", [Drawing(Image.new("RGB", (2, 2)), "c")], step=3)
@@ -260,7 +263,7 @@ def test_losable__a_logger_that_fails_is_told_of_once(tmp_path: Path, caplog: py
 
 def test_tensorboard__what_a_start_makes_again_counts_once(tmp_path: Path) -> None:
     for first, last in ((0, 6), (3, 7)):
-        logger = LosableTensorBoardLogger(path=tmp_path)
+        logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
         _ = logger.experiment  # Lightning opens it before it is known where the run goes on
         logger.begin(first)
         for step in range(first, last):
@@ -275,9 +278,34 @@ def test_tensorboard__what_a_start_makes_again_counts_once(tmp_path: Path) -> No
     assert [event.step for event in events.Images("b/1")] == list(range(7))
 
 
+def test_tensorboard__gets_what_starts_with_other_loggers_have_made(tmp_path: Path) -> None:
+    """From the table, if it has no file of an earlier start: then it has them already."""
+    run = RunDirectory(tmp_path)
+    table = TableLogger(path=run.metrics_table)
+    for first, last in ((0, 3), (3, 5), (5, 6)):
+        loggers = [table] if first == 0 else [table, LosableTensorBoardLogger(run=run)]
+        for logger in loggers[1:]:
+            _ = logger.experiment
+            logger.begin(first)
+        for step in range(first, last):
+            for logger in loggers:
+                logger.log_metrics({"a": step / 2, "b": 1.0, "epoch": step // 2}, step)
+        close(loggers)
+    events = events_of(tmp_path)
+    for name, values in {"a": [0, 0.5, 1, 1.5, 2, 2.5], "b": [1] * 6, "epoch": [0, 0, 1, 1, 2, 2]}.items():
+        assert [(event.step, event.value) for event in events.Scalars(name)] == list(enumerate(values))
+    written = sum(
+        value.tag == "a"
+        for file in (tmp_path / "tensorboard").iterdir()
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    )
+    assert written == 6
+
+
 def test_losable__further_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = LosableTensorBoardLogger(path=tmp_path)
+    logger = LosableTensorBoardLogger(run=RunDirectory(tmp_path))
     logger.log_metrics({"a": 1.0}, 0)
     logger.log_drawings("b", [Drawing(Image.new("RGB", (2, 2)), "c")], step=0)
     logger.log_outcome(Outcome(RunDirectory(tmp_path, writes=False), {"test/a": 1.0}, {}, 0))

@@ -44,10 +44,11 @@ def test_figures_in__all_starts_and_blocks(tmp_path: Path) -> None:
         folder = tmp_path / f"offline-run-{start}-x"
         folder.mkdir()
         (folder / "run-x.wandb").write_bytes(content)
-    found = figures_in(tmp_path)
+    found = figures_in(tmp_path, "x")
     assert {(0, "a"), (1, "figure_3999"), (2, "b"), (3, "a"), (2, "picture")} <= found
     assert len(found) == 4000 + 3 + 4 * 2
-    assert figures_in(tmp_path / "none") == set()
+    assert figures_in(tmp_path / "none", "x") == set()
+    assert figures_in(tmp_path, "y") == set()  # W&B has none of the run of another id
 
 
 def test_records__up_to_where_the_file_was_cut(tmp_path: Path) -> None:
