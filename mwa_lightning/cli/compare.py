@@ -53,7 +53,6 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 def _execute(config: DictConfig) -> None:
     from mwa_lightning.sweeps.comparison import as_csv, as_markdown, read_runs, table
-    from mwa_lightning.training.run_directory import write_atomically
 
     if not config.folders:
         raise ConfigError("give one folder or more, of a sweep or with runs in it")
@@ -67,10 +66,22 @@ def _execute(config: DictConfig) -> None:
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: there is no folder {output.parent}")
     try:
-        write_atomically(output, text.encode(errors="backslashreplace"))
-    except StorageError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+        _write(output, text.encode(errors="backslashreplace"))
+    except (OSError, StorageError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or cause
         raise ConfigError(f"output={output}: cannot be written ({reason}); give another file") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a whole file, the one that a link leads to; a device or a pipe is written to as it is."""
+    from mwa_lightning.training.run_directory import write_atomically
+
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(content)
+    else:
+        write_atomically(path.resolve(), content)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,10 @@ def table(
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
     """A table as comma-separated values."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line).writerow(row)  # whose line end, `\r\n`, has it quote both
+        text.write(line.getvalue().removesuffix("\r\n") + "\n")
     return text.getvalue()
 
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
-from mwa_lightning.whole_files import writing
+from mwa_lightning.whole_files import is_left_behind, writing
 
 RECORD = "multirun.yaml"
 LOCK = ".lock"
@@ -56,7 +56,9 @@ class SweepFolder:
     def read(self) -> list[Job]:
         """The jobs that `multirun.yaml` records, none if there is no such file. Raises ConfigError if it is damaged."""
         if not self.record.is_file():
-            if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
+            files = self.path.iterdir() if self.path.is_dir() else []
+            # One that was killed at its very beginning leaves its lock, and a record that it had not finished.
+            if self.path.is_file() or any(path.name != LOCK and not is_left_behind(path) for path in files):
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:

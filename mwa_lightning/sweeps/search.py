@@ -11,7 +11,7 @@ from pathlib import Path
 
 from optuna.trial import Trial, TrialState
 
-from mwa_lightning.errors import NotFinite, TrainingError
+from mwa_lightning.errors import ConfigError, NotFinite, TrainingError
 from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job
 from mwa_lightning.sweeps.launching import (
@@ -28,10 +28,10 @@ from mwa_lightning.sweeps.launching import (
     told,
 )
 from mwa_lightning.sweeps.space import word
-from mwa_lightning.sweeps.study import SharedStudy, directory_of
+from mwa_lightning.sweeps.study import DATABASE, SharedStudy, directory_of
 from mwa_lightning.training.signals import Signals
 
-# So many trials that fail one after the other have a reason in common.
+# So many new trials that fail one after the other have a reason in common.
 _HOPELESS = 3
 _CODE = "exit code"  # of a trial that failed
 
@@ -74,7 +74,7 @@ class Search:
         with told(self.launcher) as self._signals:
             try:
                 with self.folder.locked():
-                    self.shared.retry(failed=True)
+                    self.shared.retry(failed=True, unless=self._without_figure)
                 while self._fill() or self._running or self._others():
                     for attempt in list(self._running):
                         self._look(attempt)
@@ -113,11 +113,16 @@ class Search:
         job = Job(directory_of(trial), (*self.words, *values))
         recorded = {earlier.number: earlier for earlier in self.folder.read()}
         job = recorded.setdefault(job.number, job)
+        if not set(values).issubset(job.overrides):
+            raise ConfigError(
+                f"run_dir={self.folder.path}: its {DATABASE} is older than its {self.folder.record.name}, which has "
+                f"other values for trial {job.number}: put the newest {DATABASE} back, or choose another run_dir"
+            )
         self.folder.write([recorded[number] for number in sorted(recorded)])
         process = Done() if self.folder.run(job).finished else self.launcher.find(job)
         if process is None:
             (process,) = self.launcher.start([job])
-            self.folder.note(job.number, failed=None)
+            self.folder.note(job.number, failed=None, pruned=None)
             say(f"trial {job.number} started: {shown(job, without=self.words)}")
         assert process is not None, "its log was free"
         self._running.append(_Attempt(trial, job, process, reported=self.shared.reported(trial)))
@@ -139,23 +144,23 @@ class Search:
             return
         self._end_if_told()  # a terminal tells the runs too
         self._running.remove(attempt)
-        study, found = self.shared.study, None
-        if run.finished:
-            found = run.read_metrics().get(self.objective, math.nan)
+        study, found = self.shared.study, self._figure(number)
+        # What comes to nothing is noted before the study is told: a trial that it knows of is not looked at again.
         if found is not None and not math.isnan(found):
             study.tell(attempt.trial, found)
             say(f"trial {number} through: {self.objective} {found:.2f}")
             self._failures = 0
         elif attempt.hopeless:
             last = max(attempt.epochs)  # it may have come further until it ended
-            study.tell(attempt.trial, state=TrialState.PRUNED)
             self.folder.note(number, pruned=last)
+            study.tell(attempt.trial, state=TrialState.PRUNED)
             say(f"trial {number} pruned after epoch {last}")
             self._failures = 0
         elif code == NotFinite.exit_code:
-            study.tell(attempt.trial, state=TrialState.PRUNED)  # so the sampler takes its values for the worst
             self.folder.note(number, failed=how(code))
+            study.tell(attempt.trial, state=TrialState.PRUNED)  # so the sampler takes its values for the worst
             say(f"trial {number} {how(code)}: {last_line(self.folder, attempt.job)}")
+            self._failures = 0
         elif found is None and isinstance(attempt.process, Elsewhere):
             # Its process had lost whoever started it, and ended on the way.
             (process,) = self.launcher.start([attempt.job])
@@ -164,12 +169,22 @@ class Search:
         else:
             said = f"{self.objective} is no number" if found is not None else last_line(self.folder, attempt.job)
             attempt.trial.set_user_attr(_CODE, code or 1)
-            study.tell(attempt.trial, state=TrialState.FAIL)
             self.folder.note(number, failed=how(code))
+            study.tell(attempt.trial, state=TrialState.FAIL)
             say(f"trial {number} {how(code)}: {said}")
-            self._failures += 1
-            if self._failures == _HOPELESS:
+            self._failures += number == attempt.trial.number  # one that is tried again has failed before
+            if self._failures >= _HOPELESS:
                 raise TrainingError(f"{_HOPELESS} trials one after the other failed; the last said: {said}")
+
+    def _figure(self, number: int) -> float | None:
+        """What a run has come to, NaN if it lacks the figure; None if it is not through."""
+        run = self.folder.run(Job(number, ()))
+        return run.read_metrics().get(self.objective, math.nan) if run.finished else None
+
+    def _without_figure(self, number: int) -> bool:
+        """Whether a run is through without the figure, which another start would not change."""
+        found = self._figure(number)
+        return found is not None and math.isnan(found)
 
     def _end_if_told(self) -> None:
         end_if_told(self._signals, self.folder, self.launcher)

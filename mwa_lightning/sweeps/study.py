@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import shlex
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -85,12 +85,15 @@ class SharedStudy:
             )
         self.study.set_user_attr(_SEARCH, dict(search))
 
-    def retry(self, *, failed: bool) -> None:
-        """Queue again the trials whose process has died, and with `failed` those that failed."""
+    def retry(self, *, failed: bool, unless: Callable[[int], bool] = lambda number: False) -> None:
+        """Queue again the trials whose process has died, and with `failed` those that failed.
+
+        Of the latter not those whose run directory's number `unless` is true of.
+        """
         for trial in self.current():
             if trial.state == TrialState.RUNNING and not self._owner.alive(trial.user_attrs.get(_OWNER)):
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-            elif failed and trial.state == TrialState.FAIL:
+            elif failed and trial.state == TrialState.FAIL and not unless(directory_of(trial)):
                 self.study.enqueue_trial(trial.params, user_attrs={_DIRECTORY: directory_of(trial)})
 
     def ask(self) -> Trial | None:

@@ -44,6 +44,20 @@ def test_compare__exact_csv_to_a_file(runs: Path, elsewhere: Path, capsys: pytes
     )
 
 
+def test_compare__output_that_is_a_link_or_a_pipe_stays_one(runs: Path, elsewhere: Path) -> None:
+    (elsewhere / "link").symlink_to("table.md")
+    assert compare.main(["runs", "output=link"]) == 0
+    assert (elsewhere / "link").is_symlink()
+    text = (elsewhere / "table.md").read_text()
+    assert "| 1 | 0.2 |" in text
+    os.mkfifo(elsewhere / "pipe")
+    reader = os.open(elsewhere / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert compare.main(["runs", "output=pipe"]) == 0
+    assert (elsewhere / "pipe").is_fifo()
+    assert os.read(reader, 10_000).decode() == text
+    os.close(reader)
+
+
 def test_compare__terminal_without_the_letters_and_a_reader_that_leaves(runs: Path) -> None:
     (runs / "1").rename(runs / os.fsdecode(b"gr\xc3\xb6\xc3\x9fe \xff"))
     command = [sys.executable, "-m", "mwa_lightning.cli.compare", "runs"]

@@ -251,4 +251,5 @@ def test_read_runs__a_folder_given_twice(sweep: Path) -> None:
 def test_formats() -> None:
     rows = [["run", "a|b"], ["0", 'x,"y\n\nz\r|é']]
     assert as_markdown(rows) == '| run | a\\|b |\n|---|---|\n| 0 | x,"y  z \\|é |\n'
+    rows.append(["1", "a\rb"])
     assert list(csv.reader(io.StringIO(as_csv(rows), newline=""))) == rows

@@ -65,3 +65,12 @@ def test_locked__may_be_taken_again_by_its_holder(tmp_path: Path) -> None:
     with folder.locked(), folder.locked():
         folder.note(3, pruned=1)
     assert folder.read()[1].notes == {"slurm": "17_1", "pruned": 1}
+
+
+def test_read__of_a_folder_whose_first_record_was_cut_short(tmp_path: Path) -> None:
+    for name in (".lock", ".multirun.yaml.17"):
+        (tmp_path / name).touch()
+    assert SweepFolder(tmp_path).read() == []
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(ConfigError, match=r"has files but no multirun\.yaml"):
+        SweepFolder(tmp_path).read()

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from mwa_lightning.errors import ConfigError, TrainingError
 from mwa_lightning.sweeps.comparison import read_runs
-from mwa_lightning.sweeps.folder import SweepFolder
+from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import JobsFailed
 from mwa_lightning.sweeps.local import LocalLauncher
 from mwa_lightning.sweeps.search import Search, read_curve
@@ -235,6 +235,60 @@ def test_search__gives_up_when_all_fail(launcher: Make, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="3 trials one after the other failed; the last said: short run: error"):
         search(study, launcher(study.folder), "fail=2").carry_out()
     assert len(tried(study)) == 3
+
+
+def test_search__goes_on_after_failures_that_come_again(launcher: Make, tmp_path: Path) -> None:
+    """Three that fail once more, first, end nothing: they had failed before. New ones are started."""
+    study = shared(tmp_path, trials=3)
+    (study.folder.path / "fail").touch()
+    first = search(study, launcher(study.folder), "fail=2")
+    first._failures = -9  # as if others had come through between
+    with pytest.raises(JobsFailed):
+        first.carry_out()
+    again = shared(tmp_path, trials=4)
+    with pytest.raises(JobsFailed, match="4 of 4 jobs failed"):
+        search(again, launcher(again.folder), "fail=2").carry_out()
+    assert [directory_of(trial) for trial in again.study.get_trials()] == [0, 1, 2, 0, 1, 2, 6]
+
+
+def test_search__run_without_a_figure_is_not_tried_again(launcher: Make, tmp_path: Path) -> None:
+    space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["nan"])}
+    for _ in range(2):
+        study = shared(tmp_path, space, trials=1)
+        with pytest.raises(JobsFailed, match="1 of 1 jobs failed"):
+            search(study, launcher(study.folder)).carry_out()
+        assert states(study) == [TrialState.FAIL]
+
+
+def test_search__divergence_between_failures(launcher: Make, tmp_path: Path) -> None:
+    """It is the settings' doing: the failures around it need have no reason in common."""
+    space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["0.1", "nan", "9"])}
+    study = shared(tmp_path, space, trials=5)
+    for lr in ("nan", "nan", "9", "nan", "0.1"):
+        study.study.enqueue_trial({"lr": lr})
+    with pytest.raises(JobsFailed, match=r"3 of 5 jobs failed \(0, 1, 3\)"):
+        search(study, launcher(study.folder), "diverges_from=1").carry_out()
+
+
+def test_search__database_older_than_the_record(launcher: Make, tmp_path: Path) -> None:
+    study = shared(tmp_path)
+    study.folder.write([Job(0, ("lr=5.0",))])
+    with pytest.raises(ConfigError, match=r"study\.db is older than its multirun\.yaml.* for trial 0: put the newest"):
+        search(study, launcher(study.folder)).carry_out()
+    assert study.folder.read() == [Job(0, ("lr=5.0",))]
+
+
+def test_search__killed_between_note_and_study(launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial that diverged is looked at once more, and reads as what it was."""
+    study = shared(tmp_path, trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepFolder, "note", lambda *_, **notes: 1 / (not notes.get("failed")))
+        with pytest.raises(ZeroDivisionError):
+            search(study, launcher(study.folder), "diverges_from=0").carry_out()
+    again = shared(tmp_path, trials=1)
+    with pytest.raises(TrainingError):
+        search(again, launcher(again.folder), "diverges_from=0").carry_out()
+    assert read_runs([again.folder.path])[0].state == "diverged (exit code 4)"
 
 
 def test_search__diverged_trials_are_the_worst(
