@@ -45,13 +45,12 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of folders: sweeps, run directories, or whatever has such below it; each once.
+    """The runs of folders: sweeps, run directories, or whatever has such below it.
 
     Raises ConfigError for a folder without any.
     """
     runs: list[Run] = []
-    resolved = {folder.resolve(): folder for folder in folders}
-    folders = [folder for path, folder in resolved.items() if resolved.keys().isdisjoint(path.parents)]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     names = [folder.name for folder in folders]
     for folder in folders:
         if not folder.is_dir():

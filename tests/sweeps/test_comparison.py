@@ -245,7 +245,6 @@ def test_table__split_that_is_no_word(tmp_path: Path) -> None:
 
 def test_read_runs__a_folder_given_twice(sweep: Path) -> None:
     assert read_runs([sweep, sweep / ".." / sweep.name]) == read_runs([sweep])
-    assert read_runs([sweep / "0", sweep]) == read_runs([sweep])
 
 
 def test_formats() -> None:
