@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -34,12 +35,14 @@ def distribution(override: Override) -> BaseDistribution:
             numbers, log = list(value.range()), "log" in value.tags
             if not numbers:
                 raise nothing
-            low, high, step = min(numbers), max(numbers), abs(value.step)
-            if isinstance(low, int) and isinstance(step, int):
-                return IntDistribution(low, high, step=1 if log else step, log=log)
-            if log:
-                raise ValueError("range() of fractions has no tag(log,...); take interval()")
-            return FloatDistribution(float(low), float(high), step=float(step))
+            start, step = Decimal(str(value.start)), Decimal(str(value.step))
+            low, high = sorted((start, start + (len(numbers) - 1) * step))  # as typed: sums of fractions drift
+            whole = isinstance(value.start, int) and isinstance(value.step, int)
+            if log and not (whole and abs(step) == 1):
+                raise ValueError("range() with tag(log,...) has whole numbers and steps of 1; take interval()")
+            if whole:
+                return IntDistribution(int(low), int(high), step=int(abs(step)), log=log)
+            return FloatDistribution(float(low), float(high), step=float(abs(step)))
         categories = list(override.sweep_string_iterator())
         if not categories:
             raise nothing

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mwa_lightning.cli.grid import parse
@@ -34,12 +37,32 @@ def test_distribution(values: str, expected: BaseDistribution) -> None:
     assert distribution(override) == expected
 
 
+@given(
+    start=st.decimals(-5, 5, places=2),
+    step=st.decimals(-2, 2, places=2).filter(bool),
+    count=st.integers(1, 12),
+)
+def test_distribution__has_what_a_sweep_has(start: Decimal, step: Decimal, count: int) -> None:
+    """A range of fractions, up or down, and every value of it once: optuna counts in decimals, Hydra adds up floats."""
+    (override,) = parse([f"optim.lr=range({start},{start + count * step - step / 2},{step})"])
+    found = distribution(override)
+    assert isinstance(found, FloatDistribution)
+    assert found.step is not None
+    values = [found.low + place * found.step for place in range(round((found.high - found.low) / found.step) + 1)]
+    assert values == pytest.approx(sorted(float(value) for value in override.sweep_iterator()))
+    assert found.high == float(max(start, start + (count - 1) * step))
+
+
 @pytest.mark.parametrize(
     ("values", "what"),
     [
         (
             "tag(log,range(0.1,1,0.1))",
-            "cannot be searched in: range() of fractions has no tag(log,...); take interval()",
+            "cannot be searched in: range() with tag(log,...) has whole numbers and steps of 1; take interval()",
+        ),
+        (
+            "tag(log,range(1,100,30))",
+            "cannot be searched in: range() with tag(log,...) has whole numbers and steps of 1",
         ),
         ("tag(log,interval(0,1))", "cannot be searched in: "),
         ("interval(2,1)", "has no value"),
