@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.errors import ConfigError, UserError
 from mwa_lightning.report.terminal import say
+from mwa_lightning.training.signals import end_if_held_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -69,7 +70,8 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
 
 
 def checked(words: Sequence[str], compose: Compose, number: int) -> DictConfig:
-    """The configuration of a job. Raises ConfigError that names the job."""
+    """The configuration of a job. Raises ConfigError that names the job, Stopped if a signal came meanwhile."""
+    end_if_held_back("before anything began; start the same command again")
     try:
         return compose(list(words))
     except UserError as error:

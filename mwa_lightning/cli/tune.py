@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.terminal import say
-from mwa_lightning.training.signals import end_if_held_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -115,9 +114,10 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     words = list(settings.words) or noted.get("words", [])
     untyped = [key for key in settings.tune if f"tune.{key}" not in settings.typed]
     settings.tune.update({key: noted[key] for key in untyped if key in noted})
-    overrides = dict(zip(words, parse(words), strict=True))
-    space = {each.get_key_element(): distribution(each) for each in overrides.values() if each.is_sweep_override()}
-    fixed = [argument for argument, each in overrides.items() if not each.is_sweep_override()]
+    # Of a key given twice the last counts.
+    overrides = {each.get_key_element(): (argument, each) for argument, each in zip(words, parse(words), strict=True)}
+    space = {key: distribution(each) for key, (_, each) in overrides.items() if each.is_sweep_override()}
+    fixed = [argument for argument, each in overrides.values() if not each.is_sweep_override()]
     if not words and given is not None:
         raise ConfigError(
             f"run_dir={given.path}: holds no search to go on with; give the words of one, such as "
@@ -133,7 +133,6 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     if any(config.training.monitor != objective for config in configs):
         # The epoch that a run keeps is the one that it is judged by.
         fixed.append(f"training.monitor={objective}")
-    end_if_held_back("before the search began; start the same command again")
     folder = given or stack.enter_context(new_folder(configs, kind="tune"))
     launcher = make_launcher(settings, folder, configs)
     max_epochs = max(config.trainer.max_epochs for config in configs)

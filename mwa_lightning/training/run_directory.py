@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
@@ -156,9 +157,10 @@ class RunDirectory:
         write_atomically(self.config, text.encode())
 
     def read_config(self) -> DictConfig:
-        """The configuration of an earlier start."""
-        config = OmegaConf.load(self.config)
-        assert isinstance(config, DictConfig)
+        """The configuration of an earlier start. Raises ConfigError if it is damaged."""
+        with _undamaged(self.config):
+            config = OmegaConf.load(self.config)
+            assert isinstance(config, DictConfig)
         return config
 
     def write_metrics(self, figures: Mapping[str, float]) -> None:
@@ -169,8 +171,11 @@ class RunDirectory:
         write_atomically(self.metrics, (json.dumps(ordered, indent=2) + "\n").encode())
 
     def read_metrics(self) -> dict[str, float]:
-        """The figures of an earlier start, empty if there are none."""
-        return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
+        """The figures of an earlier start, empty if there are none. Raises ConfigError if they are damaged."""
+        with _undamaged(self.metrics):
+            figures = json.loads(self.metrics.read_text("utf-8")) if self.metrics.is_file() else {}
+            assert isinstance(figures, dict)
+        return figures
 
     @property
     def finished(self) -> bool:
@@ -246,6 +251,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file. Raises StorageError if it cannot be written; an old file stays then."""
     with whole_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Turns what a file of a run directory cannot be read for into a ConfigError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read, it is damaged; put a whole one in its place, or choose another run_dir"
+        ) from error
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,22 @@ def test_pain_2__two_ranks_two_trials(scenes: Path, elsewhere: Path) -> None:
     assert rates == [1e-3, 1e-1]
     weights = [(directory / "adapter.safetensors").read_bytes() for directory in directories]
     assert weights[0] != weights[1]
+
+
+def test_multirun__signal_while_it_starts(scenes: Path, tmp_path: Path) -> None:
+    """It leaves nothing of a sweep that has not begun."""
+    program = (
+        "import os, signal, sys; from mwa_lightning.cli import composing, train; compose = composing.compose_command; "
+        "composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.SIGTERM), compose(*words))[1]; "
+        "sys.exit(train.main())"
+    )
+    words = ["-m", *TINY, f"data.root={scenes}", "seed=1,2"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    line = "mwa-train: stopped by SIGTERM before anything began; start the same command again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", line)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

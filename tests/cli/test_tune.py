@@ -66,6 +66,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ("adapter=mwa,head_only adapter.mid_dim=8,16", ["adapter=head_only", "'adapter.mid_dim'"]),
         ("optim.lr=tag(log,interval(0,1))", ["optim.lr=tag(log,interval(0,1))", "cannot be searched in"]),
         ("optim.lr=1,2 tune.objective=val/nope", ["tune.objective=val/nope: no such figure is measured", "val/i2t_r1"]),
+        ("optim.lr=1,2 optim.lr=1e-3", ["give at least one key several values"]),
         ("seed=range(4,4)", ["mwa-tune: error: seed=range(4,4): has no value\n"]),
         ("adapter=glob(zz*)", ["mwa-tune: error: adapter=glob(zz*): has no value\n"]),
         ("optim.lr=interval(2,1)", ["mwa-tune: error: optim.lr=interval(2,1): has no value\n"]),
@@ -97,8 +98,8 @@ def test_tune__without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "code", "line"),
     [
-        ("SIGTERM", 75, "mwa-tune: stopped by SIGTERM before the search began; start the same command again\n"),
-        ("SIGUSR1", 75, "mwa-tune: stopped by SIGUSR1 before the search began; start the same command again\n"),
+        ("SIGTERM", 75, "mwa-tune: stopped by SIGTERM before anything began; start the same command again\n"),
+        ("SIGUSR1", 75, "mwa-tune: stopped by SIGUSR1 before anything began; start the same command again\n"),
         ("SIGINT", 130, "mwa-tune: interrupted\n"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_check__a_directory_of_something_else(make_config: MakeConfig, tmp_path:
     (tmp_path / "run" / "thesis.tex").write_text("dear")
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
         RunDirectory(tmp_path / "run").check(make_config())
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1', b"[1, 2]", b"\xff"])
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml"])
+def test_read__damaged(name: str, content: bytes, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / name}: cannot be read, it is damaged")):
+        run.read_metrics() if name == "metrics.json" else run.read_config()
 
 
 def test_write_atomically__a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
