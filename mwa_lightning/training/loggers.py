@@ -99,7 +99,7 @@ class TableLogger(Logger):
         """Nothing: the configuration is in config.yaml."""
 
 
-def logged_in(table: Path) -> Iterator[tuple[int, dict[str, float]]]:
+def steps_of(table: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """Steps of a `metrics.csv`, and their figures with the epoch, as `log_metrics` takes them."""
     rows: dict[tuple[int, str], dict[str, float]] = {}
     if table.is_file():

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from mwa_lightning.report.examples import Drawing
-from mwa_lightning.training.loggers import logged_in
+from mwa_lightning.training.loggers import steps_of
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
 from mwa_lightning.training.run_directory import RunDirectory
 
@@ -52,7 +52,7 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
         start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
         self.experiment.file_writer.add_event(start)
         if self._had_none:
-            for at, figures in logged_in(self._table):
+            for at, figures in steps_of(self._table):
                 self.log_metrics(figures, at)
 
     @losable

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.errors import Stopped
 from mwa_lightning.report.examples import Drawing
-from mwa_lightning.training.loggers import logged_in
+from mwa_lightning.training.loggers import steps_of
 from mwa_lightning.training.losable import LosableLogger, Outcome, losable
 from mwa_lightning.training.reaching import first_line, patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
@@ -63,7 +63,7 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
     @losable
     def begin(self, step: int) -> None:
         """Send what the table has, which is up to this step, and W&B has not."""
-        for at, figures in logged_in(self._run.metrics_table):
+        for at, figures in steps_of(self._run.metrics_table):
             self.log_metrics(figures, at)
 
     @losable
