@@ -6,11 +6,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
+from types import TracebackType
 
 from mwa_lightning.errors import DataError
 
@@ -72,9 +74,16 @@ def begin(worker_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    sys.excepthook = _unless_parent_left
     process = multiprocessing.current_process()
     assert isinstance(process, WorkerProcess)
     os.close(process.begun)
+
+
+def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that ends on the spot may be about to take a batch: Python's own thread that hands it over says so."""
+    if not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,22 @@ def test_worker__signal_while_it_is_waited_for(forks: Path, load: Load) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert alive(forks) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ConnectionResetError(), False), (EOFError(), False), (ValueError(), True)]
+)
+def test_begin__parent_that_leaves_in_mid_batch(
+    error: Exception, told: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python's thread that hands a batch over gives what goes wrong to `sys.excepthook`."""
+
+    def work() -> None:
+        worker_processes.begin(0)
+        sys.excepthook(type(error), error, None)
+
+    process = worker_processes.WorkerProcess(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert (type(error).__name__ in capfd.readouterr().err) == told
