@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mwa_lightning.errors import StorageError
+from mwa_lightning.regular_files import open_file
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ def flush_names(directory: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -16,6 +16,7 @@ from mwa_lightning.adapters.released_modex import holds_modex, modex_trained
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.errors import CheckpointError, shorten
+from mwa_lightning.regular_files import open_file
 from mwa_lightning.sharded_tensors import laid_out_like
 from mwa_lightning.tensor_files import write_tensors
 
@@ -104,7 +105,7 @@ def is_ours(path: Path) -> bool:
     CheckpointError for a file of torch that is called `.safetensors`, which could only be read under another name.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(9)
     except OSError:
         head = b""

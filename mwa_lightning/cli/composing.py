@@ -20,6 +20,7 @@ from mwa_lightning.cli.menu import config_directory, group_options, groups_of
 from mwa_lightning.cli.schema import check_values
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.regular_files import NotAFile, require_file
 
 # Its keys are those of a class of another library, of which the YAML files name but some.
 ADDABLE = "trainer."
@@ -121,11 +122,14 @@ def apply(config: DictConfig, request: Request) -> None:
 def load_saved(path: Path) -> DictConfig:
     """Read the config.yaml of a run."""
     try:
+        require_file(path)
         config = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist: run= wants a directory that mwa-train left, with config.yaml in it"
         ) from error
+    except NotAFile as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): run= wants what mwa-train left") from error
     except Exception as error:  # whatever the YAML reader makes of a file that is none
         raise ConfigError(f"{path} cannot be read as YAML: {_first_line(error)}") from error
     if not isinstance(config, DictConfig):

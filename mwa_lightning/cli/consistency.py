@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
+from mwa_lightning.regular_files import NotAFile, require_file
 from mwa_lightning.report.tables import RECALLS
 from mwa_lightning.tasks.kinds import about_statements
 
@@ -46,8 +47,14 @@ def check_model(config: DictConfig) -> None:
         ("backbone.tokenizer", backbone.tokenizer),
         ("adapter.checkpoint", config.adapter.checkpoint),
     ):
-        if file is not None and file != "random" and "://" not in file and not Path(file).exists():
+        if file is None or file == "random" or "://" in file:
+            continue
+        if not Path(file).exists():
             raise CheckpointError(f"{key}={file}: there is no such file")
+        try:
+            require_file(file)
+        except NotAFile as error:
+            raise CheckpointError(f"{key}={file}: {error.strerror}") from error
 
 
 def check_task(config: DictConfig) -> None:

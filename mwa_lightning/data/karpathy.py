@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mwa_lightning.data.problems import Problems, has_words
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
+from mwa_lightning.regular_files import read_file
 
 _ID_KEYS = ("cocoid", "imgid")
 _MERGED = {"restval": "train"}  # the rest of COCO's validation images, which everybody trains on
@@ -67,7 +68,7 @@ def read_karpathy(
 def _load(annotations: Path, problems: Problems) -> list[Any]:
     """The list of images in the file; empty where the file is of no use."""
     try:
-        data = json.loads(annotations.read_bytes())
+        data = json.loads(read_file(annotations))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}: {error.msg}"
         if not annotations.stat().st_size:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mwa_lightning.data.problems import Problems
+from mwa_lightning.regular_files import open_file
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -31,7 +32,7 @@ def read_lines(file: Path, *, wanted: str, problems: Problems) -> Iterator[Line]
         problems: Where a line that is no object is reported.
     """
     offset = 0
-    with file.open("rb") as lines:
+    with open_file(file) as lines:
         for number, content in enumerate(lines, start=1):
             where = f"{file}: line {number}"
             try:

@@ -14,6 +14,7 @@ from mwa_lightning.data.lines import read_lines
 from mwa_lightning.data.problems import Problems, has_words
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
 from mwa_lightning.data.splitting import SPLITS, assign_splits
+from mwa_lightning.regular_files import read_file
 
 SUFFIXES = (".csv", ".tsv", *lines.SUFFIXES)
 
@@ -88,7 +89,7 @@ def _rows(annotations: Path, problems: Problems) -> Iterator[_Row]:
         problems.add("unknown format", f"{annotations} is no table: name it {', '.join(SUFFIXES)} by its format")
         return
     try:
-        text = annotations.read_text(encoding="utf-8-sig")
+        text = read_file(annotations).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         problems.add("not UTF-8", f"{annotations} is not UTF-8 (byte {error.start}): save it as UTF-8")
         return

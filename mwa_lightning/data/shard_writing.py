@@ -35,6 +35,7 @@ from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.errors import DataError
+from mwa_lightning.regular_files import read_file
 from mwa_lightning.whole_files import file_sha256, flush_names, in_directory
 
 _LOCK = ".lock"
@@ -326,7 +327,7 @@ def _annotation_files(source: Source) -> dict[str, Path]:
 def _copy_annotations(source: Source, folder: Path) -> None:
     for name, file in _annotation_files(source).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _write_file(folder / name, file.read_bytes())
+        _write_file(folder / name, read_file(file))
 
 
 def _write_sums(folder: Path, *, follow: Follow) -> None:

@@ -33,6 +33,7 @@ from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.records import Strings
 from mwa_lightning.data.stores import DamagedShard, PictureStore
 from mwa_lightning.errors import DataError
+from mwa_lightning.regular_files import open_descriptor, read_file
 from mwa_lightning.whole_files import file_sha256
 
 ANNOTATIONS = "annotations"
@@ -118,7 +119,7 @@ class _OpenFile:
     """A file that is open as long as anybody has this."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = open_descriptor(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -287,7 +288,7 @@ def open_shards(folder: Path) -> Shards:
 def read_sums(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file by its name, as `sha256sum` writes them; empty where there is no list."""
     try:
-        lines = os.fsdecode((folder / SUMS).read_bytes()).split("\n")  # names may have other ends of lines
+        lines = os.fsdecode(read_file(folder / SUMS)).split("\n")  # names may have other ends of lines
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -310,7 +311,7 @@ def _sum_problem(path: Path, wanted: str) -> str:
 def _read_index(path: Path, wanted: str) -> Index:
     if problem := _sum_problem(path, wanted):
         raise DataError(problem)
-    content = path.read_bytes()
+    content = read_file(path)
     try:
         arrays = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

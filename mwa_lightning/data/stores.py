@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from mwa_lightning.data.long_work import Follow, unseen
 from mwa_lightning.errors import DataError
+from mwa_lightning.regular_files import open_file
 
 
 class DamagedShard(DataError):  # noqa: N818 (a state of the storage)
@@ -83,13 +84,13 @@ class PictureFolder(PictureStore):
 
     def open(self, path: str) -> BinaryIO:
         """The file. Raises OSError if it cannot be opened."""
-        return Path(path).open("rb")
+        return open_file(path)
 
     def size(self, path: str) -> int | None:
         """Its number of bytes; None if it is no file."""
         try:
             status = os.stat(path)  # noqa: PTH116
-        except OSError:
+        except (OSError, ValueError):  # a name that no file can have
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mwa_lightning.data.text_cleaning import Cleaned, TextCleaning
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
+from mwa_lightning.regular_files import read_file
 
 BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # of BEiT-3
 
@@ -180,7 +181,7 @@ class SentencePieceTokenizer(Tokenizer):
             path, max_length, fixed_length=fixed_length, begin=(BEGIN,), end=(END,), pad=PAD, cleaning=cleaning
         )
         try:
-            self._proto = Path(path).read_bytes()
+            self._proto = read_file(path)
         except FileNotFoundError:
             raise CheckpointError(
                 f"tokenizer {path} is missing: set backbone.tokenizer to the sentencepiece file of the backbone"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mwa_lightning.backbones.checkpoints.assets import locate
 from mwa_lightning.errors import CheckpointError, shorten
+from mwa_lightning.regular_files import open_file
 
 # The tensors are under the first of these that a file has, else the file is the bare dict: the official rule.
 STATE_KEYS = ("model", "module")
@@ -77,7 +78,7 @@ def read_state(reference: str | Path) -> dict[str, Tensor]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .safetensors file")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(9)
         if not head:
             raise CheckpointError(f"{path}: an empty file; copy or download it again")
