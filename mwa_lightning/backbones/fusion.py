@@ -248,17 +248,21 @@ class FusionEncoder(Backbone):
         `memory` has the vision tokens (b, k, d_v) of one image, or in the form for two images those of each; it is
         (1, k, d_v) where all texts see the same image. Raises ConfigError if it has another number of images.
         """
-        if len(memory) != self.images:
-            raise ConfigError(
-                f"{self.name} fuses a text with {self.images} image{'s' if self.pair else ''}, not with {len(memory)}; "
-                f"set backbone.pair={'false' if self.pair else 'true'} for the other form"
-            )
         if self.encoder_token is not None:
             ids = torch.cat([torch.full_like(ids[:, :1], self.encoder_token), ids[:, 1:]], dim=1)
         tokens = self.text_embedding(ids)
         if self.fusion_layers:
             # These layers do not attend to the memory; their slots are told of it.
             tokens = self._run("text", tokens, mask, memory)
+        return self.fuse_encoded(memory, tokens, mask)
+
+    def fuse_encoded(self, memory: Memory, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Run the fusion layers alone, as in `fuse`, on tokens (b, n, d) of `encode_text`: for ALBEF's arrangement."""
+        if len(memory) != self.images:
+            raise ConfigError(
+                f"{self.name} fuses a text with {self.images} image{'s' if self.pair else ''}, not with {len(memory)}; "
+                f"set backbone.pair={'false' if self.pair else 'true'} for the other form"
+            )
         return self._run("fusion", tokens, mask, memory)
 
     def _run(self, stream: Stream, tokens: Tensor, mask: Tensor | None, memory: Memory = ()) -> Tensor:

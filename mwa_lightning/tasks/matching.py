@@ -23,13 +23,20 @@ from mwa_lightning.tasks.losses import classification_loss, gather_rows, global_
 class Pairs(NamedTuple):
     """Images and their texts: vision tokens (b, k, d_v), token ids (b, n), masks (b, n), image ids (b,).
 
-    The ids of tokens and images are int64; the mask is True on real tokens.
+    The ids of tokens and images are int64; the mask is True on real tokens. `text_tokens` (b, n, d) are those of the
+    texts alone, where the layers that see the image go on from them (ALBEF), or None where these begin with ids (BLIP).
     """
 
     image_tokens: Tensor
     ids: Tensor
     mask: Tensor
     image_ids: Tensor
+    text_tokens: Tensor | None = None
+
+    @property
+    def texts(self) -> Tensor:
+        """What the passes with an image begin with: tokens (b, n, d) or ids (b, n)."""
+        return self.ids if self.text_tokens is None else self.text_tokens
 
 
 class Similarity(NamedTuple):
@@ -64,29 +71,33 @@ def matching_loss(
     wrong_text = hard_partners(similarity.image_to_text[rows], others[rows])
     wrong_image = hard_partners(similarity.text_to_image[rows], others[rows])
     longest = max(own.ids.shape[1], candidates.ids.shape[1])
-    ids, mask = _padded(own, longest)
-    other_ids, other_mask = _padded(candidates, longest)
+    texts, mask = _padded(own.texts, longest), _padded(own.mask, longest)
+    other_texts, other_mask = _padded(candidates.texts, longest), _padded(candidates.mask, longest)
     # Right pairs, then each text with a wrong image, then each image with a wrong text.
     images = torch.cat([own.image_tokens, candidates.image_tokens[wrong_image], own.image_tokens[rows]])
-    texts = torch.cat([ids, ids[rows], other_ids[wrong_text]])
+    texts = torch.cat([texts, texts[rows], other_texts[wrong_text]])
     masks = torch.cat([mask, mask[rows], other_mask[wrong_text]])
-    labels = torch.cat([ids.new_ones(len(ids)), ids.new_zeros(2 * len(rows))])
-    return classification_loss(heads.match(backbone.fuse([images], texts, masks)), labels, label_smoothing=0.0)
+    labels = torch.cat([own.ids.new_ones(len(own.ids)), own.ids.new_zeros(2 * len(rows))])
+    fuse = backbone.fuse if own.text_tokens is None else backbone.fuse_encoded
+    return classification_loss(heads.match(fuse([images], texts, masks)), labels, label_smoothing=0.0)
 
 
 def gather_pairs(own: Pairs, shares: Sequence[int] | None = None) -> Pairs:
-    """The pairs of all processes in rank order; gradients of the vision tokens flow back to where they are from.
+    """The pairs of all processes in rank order; gradients of the tokens flow back to where they are from.
 
     `shares` is as in `contrastive_loss`.
     """
     if not several_processes():
         return own
-    longest = torch.tensor(own.ids.shape[1], device=own.ids.device)
-    distributed.all_reduce(longest, op=distributed.ReduceOp.MAX)
-    ids, mask = _padded(own, int(longest))
-    texts = gather_rows(torch.stack([ids, mask.long()], dim=1), shares)
+    most = torch.tensor(own.ids.shape[1], device=own.ids.device)
+    distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+    longest = int(most)
+    texts = gather_rows(torch.stack([_padded(own.ids, longest), _padded(own.mask, longest).long()], dim=1), shares)
     image_tokens, image_ids, _, _ = global_batch(own.image_tokens, own.image_ids, shares)
-    return Pairs(image_tokens, texts[:, 0], texts[:, 1].bool(), image_ids)
+    text_tokens = own.text_tokens
+    if text_tokens is not None:
+        text_tokens, _, _, _ = global_batch(_padded(text_tokens, longest), own.image_ids, shares)
+    return Pairs(image_tokens, texts[:, 0], texts[:, 1].bool(), image_ids, text_tokens)
 
 
 @torch.no_grad()
@@ -101,7 +112,6 @@ def hard_partners(scores: Tensor, allowed: Tensor) -> Tensor:
     return torch.multinomial(known.masked_fill(~allowed, -torch.inf).softmax(dim=1), 1).squeeze(1)
 
 
-def _padded(pairs: Pairs, length: int) -> tuple[Tensor, Tensor]:
-    """Ids and masks (b, length)."""
-    missing = (0, length - pairs.ids.shape[1])
-    return functional.pad(pairs.ids, missing), functional.pad(pairs.mask, missing)
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """Rows (b, n, ...) filled up with zeros to (b, length, ...)."""
+    return functional.pad(rows, (*(0, 0) * (rows.ndim - 2), 0, length - rows.shape[1]))

@@ -135,7 +135,8 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         """The loss of a batch of pairs."""
         heads, backbone = self.model.heads, self.model.backbone
         image_tokens = backbone.encode_image(batch.images)
-        images, texts = heads.embed_image(image_tokens), self.model.encode_text(batch.ids, batch.mask)
+        text_tokens = backbone.encode_text(batch.ids, batch.mask)
+        images, texts = heads.embed_image(image_tokens), heads.embed_text(text_tokens, batch.mask)
         slow = None if self.queue is None else self.queue.embed(self.model, batch)
         if slow is None:
             loss = self._contrast(images, texts, batch)
@@ -144,8 +145,12 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
             own = Pairs(image_tokens, batch.ids, batch.mask, batch.image_ids)
-            # ALBEF's own code looks for wrong partners among the embeddings of the slow model, BLIP's does not.
-            compared = slow if slow is not None and backbone.fusion_layers else (images, texts)
+            compared = images, texts
+            if backbone.fusion_layers:
+                # ALBEF's own code matches the texts as encoded for the contrast (its fusion layers go on from there),
+                # and looks for hard negatives among the embeddings of the momentum encoder; BLIP's does neither.
+                own = own._replace(text_tokens=text_tokens)
+                compared = slow or compared
             loss = loss + self._match(own, batch.shares, embedded=(images, texts), compared=compared)
         return loss
 

@@ -57,7 +57,8 @@ def loss_and_gradients(model: RetrievalModel, batch: TrainBatch, rows: slice, *,
     backbone, heads = model.backbone, model.heads
     assert isinstance(backbone, FusionEncoder)
     assert isinstance(heads, FusionRetrievalHeads)
-    own = Pairs(backbone.encode_image(batch.images), batch.ids, batch.mask, batch.image_ids)
+    texts = backbone.encode_text(batch.ids, batch.mask) if backbone.fusion_layers else None
+    own = Pairs(backbone.encode_image(batch.images), batch.ids, batch.mask, batch.image_ids, texts)
     candidates = gather_pairs(own) if gather else own
     scores = Similarity(*(side[rows] for side in SIMILARITY))
     loss = matching_loss(backbone, heads, own=own, candidates=candidates, similarity=scores)
