@@ -17,11 +17,11 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError
+from mwa_lightning.hub_access import HUB, from_hub
 
 # Captions are short, and the workers of the loaders are parallel already; threads of the library do not survive a fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-HUB = "hf://"
 WHOLE = "tokenizer.json"  # the format of the library itself: everything in one file
 
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -127,38 +127,16 @@ def make_tokenizer(
 def _locate(reference: str | Path, form: Kind) -> Path:
     """The file or folder of a reference. Raises CheckpointError if nothing is there."""
     if str(reference).startswith(HUB):
-        return _from_hub(str(reference).removeprefix(HUB), form)
+        try:
+            return from_hub(str(reference), _choices(form), instead=_wanted(form))
+        except CheckpointError as error:
+            raise CheckpointError(f"tokenizer {error}") from error
     path = Path(reference).expanduser()
     if not path.exists():
         raise CheckpointError(
             f"tokenizer {path} is missing: set backbone.tokenizer to {_wanted(form)}, or {HUB}OWNER/NAME"
         )
     return path
-
-
-def _from_hub(name: str, form: Kind) -> Path:
-    """The folder with the files of a repository of the hub, from the cache where they are there."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise CheckpointError(
-            f"tokenizer {HUB}{name}: names of the hub need the package huggingface_hub; install it, or give "
-            f"{_wanted(form)}"
-        ) from None
-    problem: Exception | None = None
-    for only_cached in (True, False):
-        for files in _choices(form):
-            try:
-                paths = [hf_hub_download(name, file, local_files_only=only_cached) for file in files]
-            # No such name, no such file, no network, no permission: the client has an error of its own for each.
-            except Exception as error:
-                problem = error
-            else:
-                return Path(paths[0]).parent if len(paths) > 1 else Path(paths[0])
-    reason = str(problem).strip().partition("\n")[0]
-    raise CheckpointError(
-        f"tokenizer {HUB}{name}: neither in the local cache nor to be had from the hub ({reason}); give {_wanted(form)}"
-    ) from problem
 
 
 def _choices(form: Kind) -> list[tuple[str, ...]]:

@@ -20,10 +20,11 @@ from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
-from mwa_lightning.data.subwords import HUB, make_tokenizer
+from mwa_lightning.data.subwords import make_tokenizer
 from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError, shorten
+from mwa_lightning.hub_access import HUB
 from mwa_lightning.tasks.heads import EmbeddingHeads, retrieval_heads
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, ReasoningModel, RetrievalModel

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mwa_lightning.data.subwords import make_tokenizer
@@ -203,14 +204,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, clip_folder: Path) -> Callable[[set[str
     def install(files: set[str], cached: bool) -> list[tuple[str, bool]]:
         asked: list[tuple[str, bool]] = []
 
-        def download(name: str, file: str, *, local_files_only: bool) -> str:
-            assert name == "someone/clip"
+        def download(name: str, file: str, *, revision: str | None, local_files_only: bool = False) -> str:
+            assert (name, revision) == ("someone/clip", None)
             asked.append((file, local_files_only))
             if file not in files or (local_files_only and not cached):
-                raise OSError("no route to the hub\nand more lines")
+                raise EntryNotFoundError("not here\nand more lines")
             return str(clip_folder / file)
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+        monkeypatch.setattr("mwa_lightning.hub_access._check_reachable", lambda *_: None)
         return asked
 
     return install
@@ -226,10 +228,11 @@ def test_hub__cache_goes_first(hub: Callable[[set[str], bool], list[tuple[str, b
     assert [file for file, only_cached in asked if not only_cached] == ["tokenizer.json", "vocab.json", "merges.txt"]
 
 
-def test_hub__neither_cached_nor_reachable(hub: Callable[[set[str], bool], list[tuple[str, bool]]]) -> None:
+def test_hub__repository_without_these_files(hub: Callable[[set[str], bool], list[tuple[str, bool]]]) -> None:
     hub(set(), False)
     with pytest.raises(
-        CheckpointError, match=r"hf://someone/clip: neither .* \(no route to the hub\); give a"
+        CheckpointError,
+        match=r"tokenizer hf://someone/clip: the repository has no tokenizer.json and no vocab.json; give",
     ) as caught:
         make_tokenizer("clip", "hf://someone/clip", max_length=77)
     assert "\n" not in str(caught.value)
