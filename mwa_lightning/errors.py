@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints the message and exits with `exit_code`."""
+    """A mistake that the user can mend; the command line prints the message and exits with `exit_code`.
+
+    The message is one line, whatever the names of files in it: nothing of it moves the cursor of a terminal.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(UserError):
@@ -81,6 +88,16 @@ class ExpectationMissed(UserError):  # noqa: N818 (an outcome, not a mistake)
     """A figure outside the tolerance around the published one."""
 
     exit_code = 3
+
+
+def one_line(text: str) -> str:
+    """A text in which ends of lines and runs of blanks are one blank, and control characters are written out."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text
+    return "".join(
+        letter if unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )
 
 
 def shorten(names: Iterable[str], most: int = 4) -> str:

@@ -73,7 +73,7 @@ def _report(command: Command, error: Exception, *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         label = "" if isinstance(error, Stopped) else "error: "
-        print(f"{command.name}: {label}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{command.name}: {label}{error}", file=sys.stderr)
         return error.exit_code
     traceback.print_exc()
     print(

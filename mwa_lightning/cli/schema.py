@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def _classes(value: Any) -> Any:
     if len(names) < 2 or len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise ValueError("want a list of two classes or more, each once, such as [no,yes]")
     return value
+
+
+def _colour(value: Any) -> Any:
+    if isinstance(value, ListConfig):
+        return _numbers(3, _integer(0, 255))(value)
+    if str(value) in ("white", "black", "gray", "grey") or re.fullmatch("#[0-9a-fA-F]{6}", str(value)):
+        return str(value)
+    raise ValueError("want white, black, gray, or [red,green,blue] of 0 to 255 each")
 
 
 def _choice(*options: str) -> Rule:
@@ -231,6 +240,7 @@ RULES: dict[str, Rule] = {
     "data.num_workers": _integer(0),
     "data.max_bad_images": _integer(0),
     "data.exif": _flag,
+    "data.background": _optional(_colour),
     "data.randaugment": _flag,
     "data.randaugment_magnitude": _integer(0, 10),
     "data.crop_scale": _numbers(2, _number(0, 1, with_low=False)),

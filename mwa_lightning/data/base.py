@@ -52,6 +52,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         max_bad_images: Images that may be unreadable in training, each replaced by another; evaluation
             allows none.
         exif: Turn images as the camera noted; None = as is right for the layout.
+        background: Colour on which transparent images are laid, None for none; "auto" = as is right for the layout.
         randaugment: Apply the official RandAugment in training.
         randaugment_magnitude: How much it does, of 10.
         horizontal_flip: Mirror every second image in training.
@@ -84,6 +85,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         num_workers: int = 0,
         max_bad_images: int = 0,
         exif: bool | None = None,
+        background: str | Sequence[int] | None = "auto",
         randaugment: bool = False,
         randaugment_magnitude: int = USUAL_MAGNITUDE,
         horizontal_flip: bool = True,
@@ -117,6 +119,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         self.seed = seed
         self.num_workers = num_workers
         self.exif = exif
+        self.background = background
         self.drop_last = drop_last
         self.test_split = split
         self.train_transform = TrainTransform(
@@ -272,7 +275,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
     @property
     def _reader(self) -> ImageReader:
         assert self._source is not None, "setup comes first"
-        return self._source.image_reader(exif=self.exif)
+        return self._source.image_reader(exif=self.exif, background=self.background)
 
     @property
     def _ranks(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from mwa_lightning.data.problems import Problem, Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import DamagedShard
+from mwa_lightning.data.stores import DamagedShard, MissingImage
 from mwa_lightning.errors import DataError
 from mwa_lightning.whole_files import file_sha256
 
@@ -43,6 +43,14 @@ class SplitCount(NamedTuple):
     labels: dict[str, int]
 
 
+class _Look(NamedTuple):
+    """A digest of an image's pixels, which tells it in whatever file, or what is wrong with it."""
+
+    digest: bytes | None = None
+    transparent: bool = False
+    problem: Problem | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What was found in a data set."""
@@ -65,7 +73,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
 
     Args:
         data: Its configuration: `layout`, `root` or `shards`, and where given `annotations`, `images`, `classes`,
-            `exif`.
+            `exif`, `background`.
         workers: Processes that decode images; 0 = decode here.
         follow: Is shown how far it is.
     """
@@ -94,7 +102,11 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
             problems.add("empty split", f"{source.file_of(name)}: the split {name} has no items: add some")
     for message in source.store.damage(thorough=True, follow=follow):
         problems.add("damaged shard", message)
-    digests = _examine_images(splits, source.image_reader(exif=data.get("exif")), problems, workers, follow)
+    reader = source.image_reader(exif=data.get("exif"), background=data.get("background", "auto"))
+    digests, transparent = _examine_images(splits, reader, problems, workers, follow)
+    if transparent:
+        laid = "lose their alpha" if reader.background is None else f"are laid on rgb{reader.background}"
+        problems.note(f"{transparent:,} images are transparent somewhere: they {laid} (data.background)")
     return Report(
         layout=source.layout,
         annotations={file: file_sha256(file) for file in source.files()},
@@ -144,23 +156,22 @@ def _count(split: AnySplit) -> SplitCount:
 
 def _examine_images(
     splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int, follow: Follow
-) -> dict[str, bytes]:
-    """Decode each image once; the digest of each that can be."""
+) -> tuple[dict[str, bytes], int]:
+    """Decode each image once; the digest of each that can be, and how many are transparent."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
-    digests = {}
+    digests, transparent = {}, 0
     with closing(_examined(paths, reader, workers)) as examined, follow("looking at images", len(paths)) as advance:
-        for path, (digest, problem) in zip(paths, examined, strict=True):
-            if problem is not None:
-                problems.add(*problem)
-            elif digest is not None:
-                digests[path] = digest
+        for path, look in zip(paths, examined, strict=True):
+            if look.problem is not None:
+                problems.add(*look.problem)
+            elif look.digest is not None:
+                digests[path] = look.digest
+                transparent += look.transparent
             advance()
-    return digests
+    return digests, transparent
 
 
-def _examined(
-    paths: list[str], reader: ImageReader, workers: int
-) -> Generator[tuple[bytes | None, Problem | None], None, None]:
+def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[_Look, None, None]:
     if not workers:
         yield from map(partial(_examine, reader=reader), paths)
         return
@@ -174,22 +185,22 @@ def _take_reader(reader: ImageReader) -> None:
     _reader = reader
 
 
-def _examine_here(path: str) -> tuple[bytes | None, Problem | None]:
+def _examine_here(path: str) -> _Look:
     return _examine(path, reader=_reader)
 
 
-def _examine(path: str, *, reader: ImageReader) -> tuple[bytes | None, Problem | None]:
-    """A digest of the pixels, which tells a picture in whatever file, or what is wrong with it."""
+def _examine(path: str, *, reader: ImageReader) -> _Look:
     try:
-        image = reader(path)
+        image, transparent = reader.read(path)
     except DamagedShard:  # the checksum of the whole shard has told
-        return None, None
+        return _Look()
+    except MissingImage as error:
+        return _Look(problem=Problem("missing image", str(error)))
     except DataError as error:
-        size = reader.store.size(path)
-        kind = "missing image" if size is None else "unreadable image" if size else "image of 0 bytes"
-        return None, Problem(kind, str(error))
+        kind = "image of 0 bytes" if reader.store.size(path) == 0 else "unreadable image"
+        return _Look(problem=Problem(kind, str(error)))
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
-    return digest.digest(), None
+    return _Look(digest.digest(), transparent)
 
 
 def _shared(splits: Iterable[AnySplit], digests: Mapping[str, bytes]) -> Iterator[str]:

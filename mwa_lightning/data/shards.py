@@ -31,7 +31,7 @@ from safetensors.numpy import load, save
 
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.records import Strings
-from mwa_lightning.data.stores import DamagedShard, PictureStore
+from mwa_lightning.data.stores import DamagedShard, MissingImage, PictureStore
 from mwa_lightning.errors import DataError
 from mwa_lightning.regular_files import open_descriptor, read_file
 from mwa_lightning.whole_files import file_sha256
@@ -190,11 +190,11 @@ class Shards(PictureStore):
 
         Raises:
             DamagedShard: They are not those that were stored.
-            DataError: It was not stored.
+            MissingImage: It was not stored.
         """
         member = self.index.member(path)
         if member is None:
-            raise DataError(f"image {path} is not in the shards at {self.root}: make them again")
+            raise MissingImage(f"image {path} is not in the shards at {self.root}: make them again")
         place = self.index.place(member)
         shard = self._shard(place.shard)
         where = f"at {member_key(member)}, image {path}"

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from mwa_lightning.data import jsonl, lines, nlvr2, pairs
-from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.images import ImageReader, colour_of
 from mwa_lightning.data.karpathy import read_karpathy
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
@@ -98,10 +98,23 @@ class Source:
         files = LAYOUTS[self.layout].split_files
         return self.annotations if files is None else files(self.annotations).get(split, self.annotations)
 
-    def image_reader(self, *, exif: bool | None) -> ImageReader:
-        """How its images are read; `exif` None leaves it to the layout: honoured in one's own pictures."""
+    def image_reader(self, *, exif: bool | None, background: str | Sequence[int] | None = "auto") -> ImageReader:
+        """How its images are read.
+
+        Args:
+            exif: Whether to turn them as the camera noted; None = in one's own pictures.
+            background: The colour on which transparent ones are laid, None for none; "auto" = white in one's own.
+
+        Raises:
+            ConfigError: There is no such colour.
+        """
+        if background == "auto":
+            background = None if self.official else "white"
         return ImageReader(
-            exif=not self.official if exif is None else exif, scale_deep=not self.official, store=self.store
+            exif=not self.official if exif is None else exif,
+            own=not self.official,
+            background=colour_of(background),
+            store=self.store,
         )
 
 

@@ -19,6 +19,10 @@ class DamagedShard(DataError):  # noqa: N818 (a state of the storage)
     """Bytes that are not those that were stored: the storage is at fault, so no other picture stands in."""
 
 
+class MissingImage(DataError):  # noqa: N818 (a state of the data set)
+    """There is no picture of this name."""
+
+
 class PictureStore(ABC):
     """Gives the bytes of pictures by their paths; may be used by many threads, and sent to other processes.
 
@@ -46,7 +50,8 @@ class PictureStore(ABC):
 
         Raises:
             OSError: It is no file, or may not be read.
-            DataError: The store lacks it, or has damaged bytes; the line says what to do.
+            MissingImage: The store lacks it.
+            DamagedShard: It has damaged bytes.
         """
 
     @abstractmethod

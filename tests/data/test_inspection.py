@@ -80,6 +80,21 @@ def test_inspect__same_picture_in_two_splits_is_not_fatal(write_karpathy: Write)
     assert report.shared_pictures == ["000.png (train) and 014.png (test)"]
 
 
+@pytest.mark.parametrize("background", ["white", "auto", [255, 255, 255], None])
+def test_inspect__transparent_pictures_are_counted_as_they_are_read(write_karpathy: Write, background: Any) -> None:
+    """Two icons with black under what is transparent: laid on a colour they differ, without alpha they do not."""
+    root = write_karpathy()
+    for number, box in ((0, (2, 2, 5, 5)), (14, (6, 2, 9, 5))):
+        icon = Image.new("RGBA", (12, 12))
+        icon.paste((0, 0, 0, 255), box)
+        icon.save(root / "pictures" / f"{number:03}.png")
+    report = inspect({**_config(root), "background": background})
+    assert not report.fatal
+    laid = "lose their alpha" if background is None else "are laid on "
+    assert report.notes[0].startswith(f"2 images are transparent somewhere: they {laid}")
+    assert report.shared_pictures == (["000.png (train) and 014.png (test)"] if background is None else [])
+
+
 def test_inspect__nothing_there(tmp_path: Path) -> None:
     report = inspect(_config(tmp_path / "none"))
     assert report.fatal
