@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mwa_lightning.data.problems import Problems
-from mwa_lightning.regular_files import open_file
+from mwa_lightning.data.text_files import encoding_of, text_lines
 
 SUFFIXES = (".jsonl", ".ndjson")
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
 
 class Line(NamedTuple):
-    """The object of one line, and where it stands, for messages."""
+    """The object of one line, or one row of a table, and where it stands, for messages."""
 
     number: int
     record: dict[str, Any]
@@ -27,30 +25,28 @@ def read_lines(file: Path, *, wanted: str, problems: Problems) -> Iterator[Line]
     """The objects of a file, one at a time, since such files may be large; blank lines are passed over.
 
     Args:
-        file: The file, in UTF-8.
+        file: The file.
         wanted: What a line should hold, for messages.
         problems: Where a line that is no object is reported.
     """
-    offset = 0
-    with open_file(file) as lines:
-        for number, content in enumerate(lines, start=1):
-            where = f"{file}: line {number}"
-            try:
-                text = content.removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").decode("utf-8")
-                record = json.loads(text) if text.strip() else None
-            except UnicodeDecodeError as error:
-                problems.add("not UTF-8", f"{file} is not UTF-8 (byte {offset + error.start}): save it as UTF-8")
-                return
-            except json.JSONDecodeError as error:
-                column = f"line {number} column {error.colno}: {error.msg}"
-                problems.add("not JSON", f"{file} is not JSONL ({column}): write an object a line")
-            except ValueError:
-                problems.add("not JSON", f"{where} holds a number of too many digits: write {wanted}")
-            except RecursionError:
-                problems.add("not JSON", f"{where} is nested too deeply: write {wanted}")
+    encoding = encoding_of(file, problems)
+    if encoding is None:
+        return
+    for number, text in text_lines(file, encoding, problems):
+        where = f"{file}: line {number}"
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            column = f"line {number} column {error.colno}: {error.msg}"
+            problems.bad_row("not JSON", f"{file} is not JSONL ({column}): write an object a line")
+        except ValueError:
+            problems.bad_row("not JSON", f"{where} holds a number of too many digits: write {wanted}")
+        except RecursionError:
+            problems.bad_row("not JSON", f"{where} is nested too deeply: write {wanted}")
+        else:
+            if isinstance(record, dict):
+                yield Line(number, record, where)
             else:
-                if isinstance(record, dict):
-                    yield Line(number, record, where)
-                elif text.strip():
-                    problems.add("unusable entry", f"{where} is no object: write {wanted}")
-            offset += len(content)
+                problems.bad_row("unusable entry", f"{where} is no object: write {wanted}")

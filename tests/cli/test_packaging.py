@@ -32,9 +32,13 @@ def test_dependencies__lightning_excludes_the_malicious_uploads() -> None:
 def asked() -> set[str]:
     """All requirements with a bound."""
     extras = project()["project"]["optional-dependencies"]
-    return {*project()["project"]["dependencies"], *extras["slurm"], *extras["tune"], *extras["test"]} - {
-        "mwa-lightning[slurm,tune]"
-    }
+    return {
+        *project()["project"]["dependencies"],
+        *extras["slurm"],
+        *extras["tune"],
+        *extras["tables"],
+        *extras["test"],
+    } - {"mwa-lightning[slurm,tune,tables]"}
 
 
 def pinned(file: str) -> dict[str, str]:
