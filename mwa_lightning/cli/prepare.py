@@ -33,6 +33,7 @@ _MAIN_KEYS = (
     "check",
     "shards",
     "shard_size_mb",
+    "shards_outside",
     "debug",
     "data.root",
     "data.shards",
@@ -148,7 +149,13 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
     )
     shard_bytes = int(config.shard_size_mb * 1_000_000)
     with signals.noting():
-        written = write_shards(source, Path(config.shards), shard_bytes=shard_bytes, follow=_follow(signals))
+        written = write_shards(
+            source,
+            Path(config.shards),
+            shard_bytes=shard_bytes,
+            outside=config.shards_outside,
+            follow=_follow(signals),
+        )
     twins = written.paths - written.images
     say(
         f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "

@@ -170,6 +170,7 @@ RULES: dict[str, Rule] = {
     "check": _flag,
     "shards": _optional(_path),
     "shard_size_mb": _positive,
+    "shards_outside": _flag,
     "debug": _flag,
     "backbone.width": _integer(1),
     "backbone.depth": _integer(1),

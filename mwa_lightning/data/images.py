@@ -127,6 +127,23 @@ class ImageReader:
         return Read(rgb if turn is None else rgb.transpose(turn), alpha is not None)
 
 
+def require_picture(file: BinaryIO, where: str) -> None:
+    """Raise DataError unless a file is empty or begins as a picture does, damaged or not; its place is kept."""
+    head = file.read(HEAD)
+    file.seek(0)
+    found = kind_of(head)
+    if not head or (found is not None and not found[1]):
+        return
+    try:
+        # What two letters may begin by chance: its header has to be one. None of it is decoded here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(file, formats=FORMATS)
+    except Exception:  # Pillow raises nearly anything
+        raise DataError(f"{where} {_what_it_is(file)}") from None
+    file.seek(0)
+
+
 def colour_of(name: str | Sequence[int] | None) -> Colour | None:
     """The colour that `data.background` says: a name, `#rrggbb` or three numbers; None for none.
 

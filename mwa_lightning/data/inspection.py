@@ -48,6 +48,7 @@ class _Look(NamedTuple):
 
     digest: bytes | None = None
     transparent: bool = False
+    outside: bool = False
     problem: Problem | None = None
 
 
@@ -103,7 +104,11 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
     for message in source.store.damage(thorough=True, follow=follow):
         problems.add("damaged shard", message)
     reader = source.image_reader(exif=data.get("exif"), background=data.get("background", "auto"))
-    digests, transparent = _examine_images(splits, reader, problems, workers, follow)
+    digests, transparent, outside = _examine_images(splits, reader, problems, workers, follow)
+    if outside:
+        problems.note(
+            f"{outside:,} images lie outside of {source.store.folder}: shards= wants shards_outside=true for them"
+        )
     if transparent:
         laid = "lose their alpha" if reader.background is None else f"are laid on rgb{reader.background}"
         problems.note(f"{transparent:,} images are transparent somewhere: they {laid} (data.background)")
@@ -156,10 +161,10 @@ def _count(split: AnySplit) -> SplitCount:
 
 def _examine_images(
     splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int, follow: Follow
-) -> tuple[dict[str, bytes], int]:
-    """Decode each image once; the digest of each that can be, and how many are transparent."""
+) -> tuple[dict[str, bytes], int, int]:
+    """Decode each image once; the digest of each that can be, how many are transparent, how many lie outside."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
-    digests, transparent = {}, 0
+    digests, transparent, outside = {}, 0, 0
     with closing(_examined(paths, reader, workers)) as examined, follow("looking at images", len(paths)) as advance:
         for path, look in zip(paths, examined, strict=True):
             if look.problem is not None:
@@ -167,8 +172,9 @@ def _examine_images(
             elif look.digest is not None:
                 digests[path] = look.digest
                 transparent += look.transparent
+                outside += look.outside
             advance()
-    return digests, transparent
+    return digests, transparent, outside
 
 
 def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[_Look, None, None]:
@@ -200,7 +206,7 @@ def _examine(path: str, *, reader: ImageReader) -> _Look:
         kind = "image of 0 bytes" if reader.store.size(path) == 0 else "unreadable image"
         return _Look(problem=Problem(kind, str(error)))
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
-    return _Look(digest.digest(), transparent)
+    return _Look(digest.digest(), transparent, reader.store.lies_outside(path))
 
 
 def _shared(splits: Iterable[AnySplit], digests: Mapping[str, bytes]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mwa_lightning import file_locks
+from mwa_lightning.data.images import require_picture
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, Strings
@@ -61,20 +62,25 @@ class _Image(NamedTuple):
     about: dict[str, Any]
 
 
-def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Follow = unseen) -> Written:
+def write_shards(
+    source: Source, folder: Path, *, shard_bytes: int, outside: bool = False, follow: Follow = unseen
+) -> Written:
     """Write a data set as shards into a folder, unless it holds those already.
 
     Images with the same bytes are stored once. What an earlier call left behind when it was killed is cleared
     away first.
 
     Args:
-        source: The data set; every image that its annotations name has to be there, whether it decodes or not.
+        source: The data set; every image that its annotations name has to be there and to be one, whether it decodes or
+            not.
         folder: Where to; new or empty.
         shard_bytes: Size of a shard, which a single larger image exceeds.
+        outside: Take images too that lie outside of the data set's folder: shards are made to be passed on, and
+            annotations from elsewhere may name any file here.
         follow: Is shown how far it is.
 
     Raises:
-        DataError: The annotations are damaged, images are missing, the folder holds something else or cannot be
+        DataError: The annotations are damaged, images are missing, elsewhere, or none, the folder holds something else or cannot be
             written, or another process is writing it.
     """
     splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
@@ -84,7 +90,7 @@ def write_shards(source: Source, folder: Path, *, shard_bytes: int, follow: Foll
         if not _is_free(folder):
             return _already_there(images, source, folder, pool, shard_bytes=shard_bytes, follow=follow)
         with _appearing(folder) as partial:
-            _require_all(images, source.store, pool, follow=follow)
+            _require_all(images, source.store, pool, outside=outside, follow=follow)
             index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes, follow=follow)
             _write_file(partial / INDEX, index.packed())
             _copy_annotations(source, partial / ANNOTATIONS)
@@ -141,12 +147,22 @@ def _captions(split: RetrievalSplit) -> list[list[str]]:
     return captions
 
 
-def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor, *, follow: Follow) -> None:
-    missing = []
+def _require_all(
+    images: Sequence[_Image], store: PictureStore, pool: ThreadPoolExecutor, *, outside: bool, follow: Follow
+) -> None:
+    """Raise DataError unless all images are there, and in the folder of the data set, or may lie `outside` of it."""
+
+    def look(image: _Image) -> tuple[bool, bool]:
+        there = store.size(image.path) is not None
+        return there, there and not outside and store.lies_outside(image.path)
+
+    missing, elsewhere = [], []
     with follow("looking for images", len(images)) as advance:
-        for image, size in zip(images, pool.map(store.size, (image.path for image in images)), strict=True):
-            if size is None:
+        for image, (there, lies_outside) in zip(images, pool.map(look, images), strict=True):
+            if not there:
                 missing.append(image.path)
+            elif lies_outside:
+                elsewhere.append(image.path)
             advance()
     if missing:
         why = ""
@@ -157,6 +173,11 @@ def _require_all(images: Sequence[_Image], store: PictureStore, pool: ThreadPool
         raise DataError(
             f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first ({why}mwa-prepare "
             "check=true lists all): put them there, or leave them out of the annotations"
+        )
+    if elsewhere:
+        raise DataError(
+            f"{len(elsewhere):,} of {len(images):,} images lie outside of {store.folder}, {elsewhere[0]} the first (links "
+            "count where they lead): shards are often passed on, so look whether all may be; shards_outside=true takes them"
         )
 
 
@@ -244,6 +265,7 @@ def _contents(
     def read(image: _Image) -> bytes:
         try:
             with store.open(image.path) as file:
+                require_picture(file, f"image {image.path}")
                 return file.read()
         except OSError as error:
             raise DataError(f"image {image.path} cannot be read ({error.strerror}): mend that") from error

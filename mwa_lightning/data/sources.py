@@ -164,7 +164,7 @@ def find_source(
         where = file.parent
     if not where.is_dir():
         raise DataError(f"folder {where} of the images does not exist: put it there, or set data.images")
-    return Source(layout=layout, annotations=file, store=PictureFolder(where), classes=class_names(classes))
+    return Source(layout=layout, annotations=file, store=PictureFolder(where, folder), classes=class_names(classes))
 
 
 def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int] | None) -> Source:

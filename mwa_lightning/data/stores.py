@@ -7,6 +7,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -62,6 +63,10 @@ class PictureStore(ABC):
     def holds_folder(self, name: PurePath) -> bool:
         """Whether there is a folder of pictures with this path from `prefix` on."""
 
+    def lies_outside(self, path: str) -> bool:
+        """Whether a picture is a file elsewhere, which the annotations or a link lead to."""
+        return False
+
     def describe(self, path: str) -> str:
         """A picture's path for people, who may want to look at it."""
         return path
@@ -73,9 +78,15 @@ class PictureStore(ABC):
 
 @dataclass(frozen=True)
 class PictureFolder(PictureStore):
-    """Files as they are; paths may also lead elsewhere."""
+    """Files as they are; paths may also lead elsewhere.
+
+    Args:
+        root: Folder of the pictures.
+        data_root: Folder of the data set, where that is another.
+    """
 
     root: Path = Path()
+    data_root: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -98,6 +109,15 @@ class PictureFolder(PictureStore):
         except (OSError, ValueError):  # a name that no file can have
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def lies_outside(self, path: str) -> bool:
+        """Whether a file lies neither in the folder of the pictures nor in that of the data set."""
+        where = Path(os.path.realpath(path))
+        return not any(where.is_relative_to(folder) for folder in self._real_folders)
+
+    @cached_property
+    def _real_folders(self) -> list[Path]:
+        return [Path(os.path.realpath(folder)) for folder in (self.root, self.data_root) if folder is not None]
 
     def holds_folder(self, name: PurePath) -> bool:
         """Whether there is such a folder."""

@@ -88,10 +88,13 @@ def test_inspect__transparent_pictures_are_counted_as_they_are_read(write_karpat
         icon = Image.new("RGBA", (12, 12))
         icon.paste((0, 0, 0, 255), box)
         icon.save(root / "pictures" / f"{number:03}.png")
+    (root / "pictures" / "014.png").rename(root.parent / "014.png")
+    (root / "pictures" / "014.png").symlink_to("../../014.png")
     report = inspect({**_config(root), "background": background})
     assert not report.fatal
     laid = "lose their alpha" if background is None else "are laid on "
-    assert report.notes[0].startswith(f"2 images are transparent somewhere: they {laid}")
+    assert report.notes[0] == f"1 images lie outside of {root}: shards= wants shards_outside=true for them"
+    assert report.notes[1].startswith(f"2 images are transparent somewhere: they {laid}")
     assert report.shared_pictures == (["000.png (train) and 014.png (test)"] if background is None else [])
 
 

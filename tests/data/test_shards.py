@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mwa_lightning.data import shard_writing, shards
+from mwa_lightning.data.images import FORMATS
 from mwa_lightning.data.inspection import format_report, inspect
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
@@ -166,7 +167,7 @@ def test_shards__same_data_set(layout: str, made: Callable[..., Source], tmp_pat
     source = made(layout)
     expected = _content(source)
     assert {"train", "val", "test"} <= expected.keys()
-    written = write_shards(source, tmp_path / "shards", shard_bytes=SMALL)
+    written = write_shards(source, tmp_path / "shards", shard_bytes=SMALL, outside=layout == "jsonl")
     shutil.rmtree(tmp_path / "set")  # nothing else is needed
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
     packed = find_source(layout=layout, root=None, shards=tmp_path / "shards")
@@ -252,13 +253,81 @@ def test_shards__pictures_that_do_not_decode_stay_as_they_are(write_karpathy: Wr
     """They are the data set's own matter: reported as from files, and found in the shard."""
     root = write_karpathy()
     (root / "pictures" / "001.png").write_bytes(b"")
-    (root / "pictures" / "002.png").write_bytes(b"no picture")
+    cut = (root / "pictures" / "002.png").read_bytes()[:12]
+    (root / "pictures" / "002.png").write_bytes(cut)
     write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6)
     for workers in (0, 2):
         report = inspect({"layout": "karpathy", "shards": tmp_path / "shards"}, workers=workers)
         assert [problem.kind for problem in report.problems] == ["image of 0 bytes", "unreadable image"]
         shard = tmp_path / "shards" / "shard-00000.tar"
         assert report.problems[0].message.startswith(f"image pictures/001.png (000000001 in {shard}) has 0 bytes")
+
+
+SECRETS = (
+    b"-----BEGIN OPENSSH PRIVATE KEY-----\n",
+    b"P4ssword\n",
+    b"BMW: 1234\n",
+    b"%!PS-Adobe",
+    b"\0\0\1\0",
+    b"\0" * 99,
+)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_shards__what_is_no_picture_is_refused(write_karpathy: Write, tmp_path: Path, secret: bytes) -> None:
+    root = write_karpathy()
+    (root / "pictures" / "002.png").write_bytes(secret)
+    with pytest.raises(DataError, match=r"^image .*/002.png is .*: .*, or leave it out$"):
+        write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6, outside=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_shards__every_format_is_a_picture(write_karpathy: Write, tmp_path: Path, form: str) -> None:
+    root = write_karpathy()
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(root / "pictures" / "002.png", form)
+    write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6)
+    assert not inspect({"layout": "karpathy", "shards": tmp_path / "shards"}).fatal
+
+
+@pytest.mark.parametrize("way", ["dots", "absolute", "link", "linked folder"])
+def test_shards__pictures_elsewhere_are_taken_if_one_says_so(write_karpathy: Write, tmp_path: Path, way: str) -> None:
+    """Annotations from a stranger may name any file here; even a picture may be private."""
+    root = write_karpathy()
+    (tmp_path / "home").mkdir()
+    private = (root / "pictures" / "002.png").rename(tmp_path / "home" / "private.png")
+    path = {"dots": "../home/private.png", "absolute": str(private), "linked folder": "away/private.png"}.get(way)
+    if path is not None:
+        content = json.loads((root / "dataset.json").read_text())
+        content["images"][2] |= {"filepath": "", "filename": path}
+        (root / "dataset.json").write_text(json.dumps(content))
+    (root / "pictures" / "002.png").symlink_to(private)
+    (root / "away").symlink_to(private.parent)
+    source = find_source(layout="karpathy", root=root)
+    with pytest.raises(
+        DataError, match=r"^1 of 15 images lie outside of .*/set, .* the first .*; shards_outside=true t"
+    ):
+        write_shards(source, tmp_path / "shards", shard_bytes=10**6)
+    assert not (tmp_path / "shards").exists()
+    write_shards(source, tmp_path / "shards", shard_bytes=10**6, outside=True)
+    assert _content(find_source(layout="karpathy", root=None, shards=tmp_path / "shards")) == _content(source)
+
+
+def test_shards__a_data_set_may_be_a_link_and_have_links_within(write_karpathy: Write, tmp_path: Path) -> None:
+    root = write_karpathy()
+    (root / "blobs").mkdir()
+    (root / "pictures" / "002.png").rename(root / "blobs" / "7")
+    (root / "pictures" / "002.png").symlink_to("../blobs/7")
+    root.rename(tmp_path / "scratch")
+    root.symlink_to("scratch")
+    assert write_shards(find_source(layout="karpathy", root=root), tmp_path / "shards", shard_bytes=10**6).new
+
+
+def test_shards__the_folder_of_pictures_that_the_user_names(write_karpathy: Write, tmp_path: Path) -> None:
+    root = write_karpathy()
+    (root / "pictures").rename(tmp_path / "pictures")
+    source = find_source(layout="karpathy", root=root, images=tmp_path)
+    assert write_shards(source, tmp_path / "shards", shard_bytes=10**6).new
 
 
 def test_shards__missing_pictures_are_refused_before_anything_is_written(write_karpathy: Write, tmp_path: Path) -> None:
