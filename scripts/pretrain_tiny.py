@@ -190,7 +190,7 @@ def train_tokenizer(path: Path, work: Path, *, seed: int) -> None:
 
 def read_split(folder: Path, name: str, tokenizer: SentencePieceTokenizer) -> Captioned:
     split = read_karpathy(folder / "dataset_scenes.json", folder=folder, problems=Problems(), official=False)[name]
-    reader = ImageReader(exif=False, own=False, background=None)
+    reader = ImageReader(exif=False, scale_deep=False, background=None)
     transform = EvaluationTransform(image_size=ARCHITECTURE["image_size"])
     ids, mask = tokenizer([caption.text for caption in split.captions])
     return Captioned(

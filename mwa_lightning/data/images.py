@@ -27,6 +27,7 @@ FORMATS = (
 )
 
 Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -59,16 +60,15 @@ class ImageReader:
 
     Args:
         exif: Turn the picture as the camera noted. The authors of the official sets did not.
-        own: These are pictures of one's own: those of more than 8 bits a channel are scaled to 8 bits, where the
-            official conversion clips them to white.
+        scale_deep: Scale grayscale of 16 bits, and of fractions, to 8 bits. The official conversion clips it to white.
         background: The colour on which a transparent picture is laid; None drops its transparency, as the official
             code does, whereupon whatever colour is stored there appears, mostly black.
         store: Where the bytes of a file come from.
     """
 
     exif: bool
-    own: bool
-    background: Colour | None
+    scale_deep: bool
+    background: Colour | None = WHITE
     store: PictureStore = field(default_factory=PictureFolder)
 
     def __call__(self, path: str | Path) -> Image.Image:
@@ -118,7 +118,7 @@ class ImageReader:
         alpha = _alpha(image, raw) if image.has_transparency_data else None
         if alpha is not None and alpha.getextrema()[0] == 255:
             alpha = None
-        rgb = _eight_bits(image, where, scale=self.own).convert("RGB")
+        rgb = _eight_bits(image, where, scale=self.scale_deep).convert("RGB")
         if alpha is not None and self.background is not None:
             laid = Image.new("RGB", rgb.size, self.background)
             laid.paste(rgb, mask=alpha)

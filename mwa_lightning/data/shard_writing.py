@@ -80,8 +80,8 @@ def write_shards(
         follow: Is shown how far it is.
 
     Raises:
-        DataError: The annotations are damaged, images are missing, elsewhere, or none, the folder holds something else or cannot be
-            written, or another process is writing it.
+        DataError: The annotations are damaged, images are missing, elsewhere or no images, the folder holds something
+            else or cannot be written, or another process is writing it.
     """
     splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
     images = list(_images(splits.values()))
@@ -176,8 +176,9 @@ def _require_all(
         )
     if elsewhere:
         raise DataError(
-            f"{len(elsewhere):,} of {len(images):,} images lie outside of {store.folder}, {elsewhere[0]} the first (links "
-            "count where they lead): shards are often passed on, so look whether all may be; shards_outside=true takes them"
+            f"{len(elsewhere):,} of {len(images):,} images lie outside of {store.folder}, {elsewhere[0]} the first "
+            "(links count where they lead): shards are often passed on, so look whether all of them may be; "
+            "shards_outside=true takes them"
         )
 
 

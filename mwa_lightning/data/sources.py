@@ -112,7 +112,7 @@ class Source:
             background = None if self.official else "white"
         return ImageReader(
             exif=not self.official if exif is None else exif,
-            own=not self.official,
+            scale_deep=not self.official,
             background=colour_of(background),
             store=self.store,
         )

@@ -23,8 +23,8 @@ from mwa_lightning.data.images import FORMATS, ImageReader, colour_of
 from mwa_lightning.data.stores import MissingImage, PictureFolder
 from mwa_lightning.errors import ConfigError, DataError
 
-OFFICIAL = ImageReader(exif=False, own=False, background=None)
-OWN = ImageReader(exif=True, own=True, background=(255, 255, 255))
+OFFICIAL = ImageReader(exif=False, scale_deep=False, background=None)
+OWN = ImageReader(exif=True, scale_deep=True)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

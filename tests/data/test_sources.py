@@ -27,7 +27,7 @@ def test_find_source__official(tmp_path: Path) -> None:
     assert (flickr.annotations, flickr.folder) == (root / "dataset_flickr30k.json", root / "flickr30k-images")
     for source in (coco, flickr):
         reader = source.image_reader(exif=None)
-        assert (reader.exif, reader.own, reader.background) == (False, False, None)
+        assert (reader.exif, reader.scale_deep, reader.background) == (False, False, None)
 
 
 def test_find_source__statements(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_find_source__own(tmp_path: Path) -> None:
         pairs = find_source(layout="pairs", **given)
         assert (pairs.annotations, pairs.folder) == (root / "table.csv", root)
         reader = pairs.image_reader(exif=None)
-        assert (reader.exif, reader.own, reader.background) == (True, True, (255, 255, 255))
+        assert (reader.exif, reader.scale_deep, reader.background) == (True, True, (255, 255, 255))
     assert pairs.image_reader(exif=False).exif is False
 
 

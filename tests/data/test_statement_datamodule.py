@@ -62,7 +62,7 @@ def test_train_dataloader__each_image_is_augmented_on_its_own(
     write_statements: Write, tokenizer: SentencePieceTokenizer
 ) -> None:
     module = _fitted(write_statements(), tokenizer, horizontal_flip=True)
-    split, reader = module.split("train"), ImageReader(exif=True, own=True, background=None)
+    split, reader = module.split("train"), ImageReader(exif=True, scale_deep=True)
     epochs = []
     for epoch in range(2):
         loader = module.train_dataloader()
