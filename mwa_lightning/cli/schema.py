@@ -114,7 +114,11 @@ def _weights(value: Any) -> str:
 
 def _tokenizer(value: Any) -> str:
     text = _text(value)
-    return text if text.startswith(("asset://", "hf://")) else _path(text)
+    if text.startswith(("asset://", "hf://")):
+        return text
+    if _HUB_NAME.fullmatch(text) and not Path(text).exists():
+        raise ValueError(f"there is no such file; for the files of that name on the hub, write hf://{text}")
+    return _path(text)
 
 
 def _either(first: Rule, second: Rule) -> Rule:
@@ -155,6 +159,9 @@ def _null(value: Any) -> None:
     if value is not None:
         raise ValueError("null")
 
+
+# OWNER/NAME, without the ending of a file.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?<!\.json)(?<!\.txt)(?<!\.gz)(?<!\.model)(?<!\.spm)")
 
 _positive = _number(0, with_low=False)
 RULES: dict[str, Rule] = {

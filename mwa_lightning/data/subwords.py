@@ -1,93 +1,164 @@
-"""The tokenizers of CLIP, BERT (BLIP, ALBEF) and SigLIP 2, from the files that come with their weights.
-
-A reference is a file, a folder, or `hf://OWNER/NAME`: the files of that repository in the local cache of the hub, or,
-where they are not in it, downloaded.
-"""
+"""The tokenizers of CLIP, BERT (BLIP, ALBEF) and SigLIP, from the files that come with their weights."""
 
 from __future__ import annotations
 
+import gzip
 import os
-from collections.abc import Callable
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from mwa_lightning.data.sentencepieces import SentencePieces
 from mwa_lightning.data.text_cleaning import TextCleaning
+from mwa_lightning.data.tokenizer_files import (
+    MERGES,
+    OPENAI,
+    PIPELINE,
+    SENTENCEPIECE,
+    VOCABULARY,
+    WORDS,
+    find,
+    format_of,
+)
 from mwa_lightning.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError
-from mwa_lightning.hub_access import HUB, from_hub
+from mwa_lightning.regular_files import read_file
 
 # Captions are short, and the workers of the loaders are parallel already; threads of the library do not survive a fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-WHOLE = "tokenizer.json"  # the format of the library itself: everything in one file
-
+_CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_MERGES = 49_152 - 256 - 2  # that CLIP uses of OpenAI's file, which has more
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class SubwordTokenizer(Tokenizer):
-    """Ids as a pipeline of the `tokenizers` library gives them, between the special tokens of a kind.
+class Pieces(Protocol):
+    """Cuts texts into pieces, and knows their ids; can be sent to worker processes."""
 
-    Raises CheckpointError if the pipeline has no such special tokens.
-    """
+    def __len__(self) -> int:
+        """The largest id and one."""
 
-    def __init__(
-        self,
-        pipeline: tokenizers.Tokenizer,
-        path: str | Path,
-        max_length: int,
-        *,
-        begin: str | None,
-        end: str,
-        pad: str,
-        fixed_length: bool = False,
-        cleaning: TextCleaning | None = None,
-    ) -> None:
-        def ids(*names: str | None) -> list[int]:
-            given = [name for name in names if name is not None]
-            found = [token for name in given if (token := pipeline.token_to_id(name)) is not None]
-            if len(found) < len(given):
-                wanted = ", ".join(dict.fromkeys(name for name in (begin, end, pad) if name is not None))
-                raise CheckpointError(
-                    f"tokenizer {path} lacks one of {wanted}: set backbone.tokenizer to the files that belong to the "
-                    "backbone, and backbone.tokenizer_kind to their kind"
-                )
-            return found
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece, None where there is no such piece."""
 
-        super().__init__(
-            path,
-            max_length,
-            fixed_length=fixed_length,
-            begin=ids(begin),
-            end=ids(end),
-            pad=ids(pad)[0],
-            cleaning=cleaning,
-        )
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens around them."""
+
+
+class Pipeline:
+    """Pieces as a pipeline of the library `tokenizers` makes them."""
+
+    def __init__(self, pipeline: tokenizers.Tokenizer) -> None:
         pipeline.no_truncation()
         pipeline.no_padding()
         self._pipeline = pipeline
 
-    @property
-    def vocabulary_size(self) -> int:
-        """The largest id and one."""
-        return max(self._pipeline.get_vocab(with_added_tokens=True).values()) + 1
+    def __len__(self) -> int:
+        return max(self._pipeline.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def pieces(self, texts: list[str]) -> list[list[int]]:
-        """What the pipeline makes of the texts, without its own special tokens around them."""
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece, None where there is no such piece."""
+        found: int | None = self._pipeline.token_to_id(piece)
+        return found
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens around them."""
         return [encoding.ids for encoding in self._pipeline.encode_batch(texts, add_special_tokens=False)]
 
 
-class Kind(NamedTuple):
-    """One kind of tokenizer: its special tokens, the files that it can be read from, and how."""
+class SiglipPieces(SentencePieces):
+    """Those of SigLIP, whose texts are lower-cased first, and without punctuation; of SigLIP 2 lower-cased alone."""
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens around them."""
+        if self.id_of(_OF_SIGLIP_2.end) is not None:
+            lower = normalizers.Lowercase()
+            return super().encode([lower.normalize_str(text) for text in texts])
+        bare = (text.lower().translate(_PUNCTUATION) for text in texts)
+        return super().encode([re.sub(r"\s+", " ", text).strip() for text in bare])
+
+
+class Special(NamedTuple):
+    """Special tokens: what stands before a text, behind it, and behind that up to the common length."""
 
     begin: str | None
     end: str
     pad: str
-    files: tuple[str, ...]  # those of its own format, besides tokenizer.json
-    read: Callable[[Path], tokenizers.Tokenizer] | None  # from a folder with these files
-    finish: Callable[[tokenizers.Tokenizer], None] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Each of them once."""
+        return list(dict.fromkeys(name for name in self if name is not None))
+
+
+class SubwordTokenizer(Tokenizer):
+    """Pieces between special tokens: the first of these alternatives that the pieces have as a whole.
+
+    Raises CheckpointError if they have none; `wanted` says what to give then.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        path: str | Path,
+        max_length: int,
+        *,
+        special: Sequence[Special],
+        wanted: str,
+        fixed_length: bool = False,
+        cleaning: TextCleaning | None = None,
+    ) -> None:
+        def ids(*names: str | None) -> list[int]:
+            return [token for name in names if name is not None and (token := pieces.id_of(name)) is not None]
+
+        found = next((these for these in special if len(ids(*these.names)) == len(these.names)), None)
+        if found is None:
+            missing = " and no ".join(name for name in special[0].names if pieces.id_of(name) is None)
+            raise CheckpointError(
+                f"tokenizer {path} is that of another model, it has no {missing}: set backbone.tokenizer to the "
+                f"backbone's own, {wanted}"
+            )
+        super().__init__(
+            path,
+            max_length,
+            fixed_length=fixed_length,
+            begin=ids(found.begin),
+            end=ids(found.end),
+            pad=ids(found.pad)[0],
+            cleaning=cleaning,
+        )
+        self._pieces = pieces
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The largest id and one."""
+        return len(self._pieces)
+
+    def pieces(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens around them."""
+        return self._pieces.encode(texts)
+
+
+class Kind(NamedTuple):
+    """One kind of tokenizer.
+
+    Attributes:
+        special: Its special tokens, in alternatives.
+        choices: Groups of files by their usual names, the best first.
+        readers: How files are read, by the format of the first (see `format_of`).
+        wanted: What to give, for messages.
+    """
+
+    special: Sequence[Special]
+    choices: Sequence[tuple[str, ...]]
+    readers: Mapping[str, Callable[[list[Path]], Pieces]]
+    wanted: str
 
 
 def make_tokenizer(
@@ -100,80 +171,76 @@ def make_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a kind (`sentencepiece`, `clip`, `bert` or `siglip`) from a file, a folder or the hub.
 
-    Raises ConfigError if there is no such kind, CheckpointError if its files are missing or damaged.
+    Raises ConfigError if there is no such kind, CheckpointError if its files are missing, damaged or of another kind.
     """
     if kind == "sentencepiece":
-        if str(reference).startswith(HUB):
-            raise CheckpointError(f"tokenizer {reference}: a sentencepiece model is one file; give its path")
-        return SentencePieceTokenizer(reference, max_length, fixed_length=fixed_length, cleaning=cleaning)
+        path = find(reference, [("beit3.spm",), ("sentencepiece.bpe.model",)], "beit3.spm or its folder")[0]
+        if format_of(path) != SENTENCEPIECE:
+            raise CheckpointError(
+                f"tokenizer {path} is not a sentencepiece model: set backbone.tokenizer to the file that belongs to "
+                "the backbone"
+            )
+        return SentencePieceTokenizer(path, max_length, fixed_length=fixed_length, cleaning=cleaning)
     if kind not in KINDS:
         raise ConfigError(f"backbone.tokenizer_kind={kind}: choose one of sentencepiece, {', '.join(KINDS)}")
     form = KINDS[kind]
-    pipeline = _read(_locate(reference, form), form, reference)
-    if form.finish is not None:
-        form.finish(pipeline)
     return SubwordTokenizer(
-        pipeline,
+        _read(find(reference, form.choices, form.wanted), form),
         reference,
         max_length,
-        begin=form.begin,
-        end=form.end,
-        pad=form.pad,
+        special=form.special,
+        wanted=form.wanted,
         fixed_length=fixed_length,
         cleaning=cleaning,
     )
 
 
-def _locate(reference: str | Path, form: Kind) -> Path:
-    """The file or folder of a reference. Raises CheckpointError if nothing is there."""
-    if str(reference).startswith(HUB):
-        try:
-            return from_hub(str(reference), _choices(form), instead=_wanted(form))
-        except CheckpointError as error:
-            raise CheckpointError(f"tokenizer {error}") from error
-    path = Path(reference).expanduser()
-    if not path.exists():
+def _read(paths: list[Path], form: Kind) -> Pieces:
+    """The pieces of files. Raises CheckpointError if these are of another kind, or damaged."""
+    written = format_of(paths[0])
+    if written not in form.readers:
         raise CheckpointError(
-            f"tokenizer {path} is missing: set backbone.tokenizer to {_wanted(form)}, or {HUB}OWNER/NAME"
+            f"tokenizer {paths[0]} has the format of {written}, in which this kind does not come: set "
+            f"backbone.tokenizer to {form.wanted}"
         )
-    return path
-
-
-def _choices(form: Kind) -> list[tuple[str, ...]]:
-    return [(WHOLE,), form.files] if form.files else [(WHOLE,)]
-
-
-def _wanted(form: Kind) -> str:
-    own = f", or with {' and '.join(form.files)}" if form.files else ""
-    return f"a {WHOLE} or a folder with one{own}"
-
-
-def _read(path: Path, form: Kind, reference: str | Path) -> tokenizers.Tokenizer:
-    """The pipeline of a file or folder. Raises CheckpointError if it is none of the kind's."""
-    whole = path if path.suffix == ".json" and path.name not in form.files else path / WHOLE
-    # A vocabulary in a folder of its own may be named by its file.
-    folder = path.parent if path.is_file() and path.name in form.files else path
     try:
-        if whole.is_file():
-            return tokenizers.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
-        if form.read is not None and all((folder / file).is_file() for file in form.files):
-            return form.read(folder)
+        return form.readers[written](paths)
+    except CheckpointError:
+        raise
     # The library raises bare exceptions of many kinds for a file that it cannot make sense of.
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"tokenizer {reference} cannot be read ({reason}); give {_wanted(form)}") from error
-    raise CheckpointError(f"tokenizer {reference} is not of this kind: set backbone.tokenizer to {_wanted(form)}")
+        raise CheckpointError(f"tokenizer {paths[0]} cannot be read ({reason}); give {form.wanted}") from error
 
 
-def _clip(folder: Path) -> tokenizers.Tokenizer:
+def _whole(paths: list[Path]) -> tokenizers.Tokenizer:
+    """A pipeline with all its parts."""
+    return tokenizers.Tokenizer.from_str(read_file(paths[0]).decode("utf-8"))
+
+
+def _clip_of_two_files(paths: list[Path]) -> Pipeline:
+    """CLIP's from vocabulary and merges."""
+    if len(paths) == 1:
+        raise ValueError(f"{MERGES} belongs to it: put both into a folder, as {VOCABULARY} and {MERGES}")
+    return _clip(*models.BPE.read_file(str(paths[0]), str(paths[1])))
+
+
+def _clip_of_merges(paths: list[Path]) -> Pipeline:
+    """CLIP's from OpenAI's file of merges, which stand in the order of their ids."""
+    content = read_file(paths[0])
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    lines = content.decode("utf-8").split("\n")[1 : _CLIP_MERGES + 1]
+    merges = [(first, second) for first, second in (line.split() for line in lines if line.strip())]
+    # Bytes that can be printed come first, in their own order: they are the characters that stand for themselves.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), _CLIP_START, _CLIP_END]
+    return _clip({name: number for number, name in enumerate(names)}, merges)
+
+
+def _clip(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Pipeline:
     """CLIP's lower-cased byte pairs, whose words end with `</w>`."""
-    model = models.BPE.from_file(
-        str(folder / "vocab.json"),
-        str(folder / "merges.txt"),
-        continuing_subword_prefix="",
-        end_of_word_suffix="</w>",
-        unk_token="<|endoftext|>",
-    )
+    model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=_CLIP_END)
     pipeline = tokenizers.Tokenizer(model)
     pipeline.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -184,18 +251,30 @@ def _clip(folder: Path) -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    _add_special(pipeline, "<|startoftext|>", "<|endoftext|>")
-    return pipeline
+    _add_special(pipeline, _CLIP_START, _CLIP_END)
+    return Pipeline(pipeline)
 
 
-def _bert(folder: Path) -> tokenizers.Tokenizer:
+def _bert(paths: list[Path]) -> Pipeline:
     """The word pieces of BERT (uncased); what BLIP adds behind them is the backbone's business."""
-    vocabulary = models.WordPiece.read_file(str(folder / "vocab.txt"))
+    vocabulary = models.WordPiece.read_file(str(paths[0]))
     pipeline = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     pipeline.normalizer = normalizers.BertNormalizer(lowercase=True)
     pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     _add_special(pipeline, "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-    return pipeline
+    return Pipeline(pipeline)
+
+
+def _siglip(paths: list[Path]) -> Pipeline:
+    """SigLIP's, with what is done to a text first: the `tokenizer.json` of SigLIP 2 is Gemma's, which does not."""
+    pipeline = _whole(paths)
+    before: list[normalizers.Normalizer] = [normalizers.Lowercase()]
+    if pipeline.token_to_id(_OF_SIGLIP_2.end) is None:
+        before += [normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""), normalizers.Replace(Regex(r"\s+"), " ")]
+        before.append(normalizers.Strip())
+    after = [] if pipeline.normalizer is None else [pipeline.normalizer]
+    pipeline.normalizer = normalizers.Sequence([*before, *after])
+    return Pipeline(pipeline)
 
 
 def _add_special(pipeline: tokenizers.Tokenizer, *names: str) -> None:
@@ -205,16 +284,28 @@ def _add_special(pipeline: tokenizers.Tokenizer, *names: str) -> None:
     )
 
 
-def _lower_case(pipeline: tokenizers.Tokenizer) -> None:
-    """Lower-case first, as SigLIP 2 was trained; its `tokenizer.json` is Gemma's, which does not."""
-    before = [normalizers.Lowercase()]
-    pipeline.normalizer = normalizers.Sequence(
-        before if pipeline.normalizer is None else [*before, pipeline.normalizer]
-    )
-
-
+_OF_SIGLIP_2, _OF_SIGLIP = Special(None, "<eos>", "<pad>"), Special(None, "</s>", "</s>")
 KINDS: dict[str, Kind] = {
-    "clip": Kind("<|startoftext|>", "<|endoftext|>", "<|endoftext|>", ("vocab.json", "merges.txt"), _clip),
-    "bert": Kind("[CLS]", "[SEP]", "[PAD]", ("vocab.txt",), _bert),
-    "siglip": Kind(None, "<eos>", "<pad>", (), None, _lower_case),
+    "clip": Kind(
+        special=[Special(_CLIP_START, _CLIP_END, _CLIP_END)],
+        choices=[(PIPELINE,), (VOCABULARY, MERGES), (OPENAI,)],
+        readers={
+            PIPELINE: lambda paths: Pipeline(_whole(paths)),
+            VOCABULARY: _clip_of_two_files,
+            OPENAI: _clip_of_merges,
+        },
+        wanted=f"a {PIPELINE} or a folder with one, or with {VOCABULARY} and {MERGES}, or OpenAI's {OPENAI}",
+    ),
+    "bert": Kind(
+        special=[Special("[CLS]", "[SEP]", "[PAD]")],
+        choices=[(PIPELINE,), (WORDS,)],
+        readers={PIPELINE: lambda paths: Pipeline(_whole(paths)), WORDS: _bert},
+        wanted=f"a {PIPELINE} or a {WORDS}, or a folder with one",
+    ),
+    "siglip": Kind(
+        special=[_OF_SIGLIP_2, _OF_SIGLIP],
+        choices=[("spiece.model",), (PIPELINE,), ("tokenizer.model",)],
+        readers={PIPELINE: _siglip, SENTENCEPIECE: lambda paths: SiglipPieces(paths[0])},
+        wanted=f"a {PIPELINE}, spiece.model (SigLIP) or tokenizer.model (SigLIP 2), or a folder with one",
+    ),
 }

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from mwa_lightning.data.sentencepieces import SentencePieces
 from mwa_lightning.data.text_cleaning import Cleaned, TextCleaning
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
-from mwa_lightning.regular_files import read_file
 
 BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # of BEiT-3
 
@@ -35,7 +34,7 @@ class Encoded(NamedTuple):
 class Tokenizer(ABC):
     """Turns texts into padded ids: `begin`, the pieces of the text, `end`. Can be sent to worker processes.
 
-    Too long texts lose their end. A subclass says what the pieces are and how many ids there can be.
+    Too long texts are truncated. A subclass says what the pieces are and how many ids there can be.
 
     Args:
         path: Where it was read from, for messages.
@@ -88,9 +87,9 @@ class Tokenizer(ABC):
         """How long texts may be and what becomes of longer ones, to go on a message with."""
         words = None if self.cleaning is None else self.cleaning.max_words
         if words is None:
-            return f"{self.max_length} tokens lose their end (backbone.max_text_length)"
+            return f"{self.max_length} tokens are truncated (backbone.max_text_length)"
         keys = "backbone.max_words, backbone.max_text_length"
-        return f"{words} words or {self.max_length} tokens lose their end ({keys})"
+        return f"{words} words or {self.max_length} tokens are truncated ({keys})"
 
     def check_fits(self, table_rows: int) -> None:
         """Compare with the number of rows of the backbone's embedding table.
@@ -106,18 +105,21 @@ class Tokenizer(ABC):
                 "backbone"
             )
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids int64 (b, n) and mask bool (b, n), padded; cut texts are counted.
+    def __call__(self, texts: str | Iterable[str]) -> tuple[Tensor, Tensor]:
+        """Ids int64 (b, n) and mask bool (b, n), padded; truncated texts are counted.
+
+        One string is one text; b texts are a list, a tuple, an array or whatever else gives one after the other.
 
         Raises:
-            DataError: A text has no pieces.
+            DataError: A text has no pieces, or is none.
         """
         encoded = self.encode(texts)
         self.note_truncated(encoded.truncated)
         return encoded.ids, encoded.mask
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: str | Iterable[str]) -> Encoded:
         """As calling the tokenizer, but the number of cut texts is returned instead of noted."""
+        texts = _as_list(texts)
         frame = len(self.begin) + len(self.end)
         room = self.max_length - frame
         read = [_readable(text) for text in texts]
@@ -126,7 +128,7 @@ class Tokenizer(ABC):
         truncated = 0
         for text, (left, cut), row in zip(texts, cleaned, rows, strict=True):
             if not row or not left.strip():
-                raise DataError(f"caption {text!r} has no words: write it out, or leave it out")
+                raise DataError(f"caption {text[:80]!r} has no words: write it out, or leave it out")
             truncated += cut or len(row) > room
         lengths = np.array([min(len(row), room) + frame for row in rows], dtype=np.int64)
         longest = self.max_length if self.fixed_length else int(lengths.max(initial=frame))
@@ -142,6 +144,29 @@ class Tokenizer(ABC):
         if count and not self.truncated:
             logger.warning("captions of more than %s", self.limit)
         self.truncated += count
+
+
+def _as_list(texts: object) -> list[str]:
+    """One text, or several, as a list. Raises DataError, in one line, for what is neither."""
+    if isinstance(texts, str):
+        return [texts]
+    # The keys of a dict are iterable, the order of a set changes from start to start, and bytes are numbers.
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set | bytes | bytearray):
+        raise DataError(f"the tokenizer wants a text or a list of texts, not {_kind(texts)}")
+    listed = [texts.item()] if isinstance(texts, np.ndarray) and texts.ndim == 0 else list(texts)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise DataError(
+                f"the tokenizer wants a text or a list of texts; number {number} of these, from 0, is {_kind(text)}"
+            )
+    return listed
+
+
+def _kind(value: object) -> str:
+    """What a value is that is no text, for a message."""
+    if isinstance(value, bytes | bytearray):
+        return "bytes: decode them first"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _readable(text: str) -> str:
@@ -180,18 +205,12 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(
             path, max_length, fixed_length=fixed_length, begin=(BEGIN,), end=(END,), pad=PAD, cleaning=cleaning
         )
-        try:
-            self._proto = read_file(path)
-        except FileNotFoundError:
+        self._pieces = SentencePieces(path)
+        if self._pieces.layout != (0, 1, 2):
             raise CheckpointError(
-                f"tokenizer {path} is missing: set backbone.tokenizer to the sentencepiece file of the backbone"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(
-                f"tokenizer {path} cannot be read ({error.strerror}): set backbone.tokenizer to the "
-                "sentencepiece file of the backbone"
-            ) from None
-        self._processor = self._load()
+                f"tokenizer {path} is not laid out like BEiT-3's (<unk> 0, <s> 1, </s> 2): set "
+                "backbone.tokenizer to the file that belongs to the backbone"
+            )
 
     @property
     def vocabulary_size(self) -> int:
@@ -201,32 +220,8 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def mask_id(self) -> int:
         """Id of `<mask>`."""
-        return int(self._processor.get_piece_size()) + 1
+        return len(self._pieces) + 1
 
     def pieces(self, texts: list[str]) -> list[list[int]]:
         """The ids of the pieces by the rule of the layout."""
-        rows: list[list[int]] = self._processor.encode(texts)
-        return [[piece + 1 if piece else UNKNOWN for piece in row] for row in rows]
-
-    def _load(self) -> SentencePieceProcessor:
-        processor = SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(self._proto)
-        except RuntimeError:
-            raise CheckpointError(
-                f"tokenizer {self.path} is not a sentencepiece model: set backbone.tokenizer to the file "
-                "that belongs to the backbone"
-            ) from None
-        if (processor.unk_id(), processor.bos_id(), processor.eos_id()) != (0, 1, 2):
-            raise CheckpointError(
-                f"tokenizer {self.path} is not laid out like BEiT-3's (<unk> 0, <s> 1, </s> 2): set "
-                "backbone.tokenizer to the file that belongs to the backbone"
-            )
-        return processor
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_processor"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._processor = self._load()
+        return [[piece + 1 if piece else UNKNOWN for piece in row] for row in self._pieces.encode(texts)]

@@ -48,7 +48,7 @@ def test_tokenizer__cleans_first_and_counts_what_it_cuts(spm: Path) -> None:
     found, wanted = again.encode(["A star, or a RING!", "a star"]), plain.encode(["a star or", "a star"])
     assert found.ids.tolist() == wanted.ids.tolist()
     assert (found.truncated, wanted.truncated) == (1, 0)
-    assert again.limit == "3 words or 16 tokens lose their end (backbone.max_words, backbone.max_text_length)"
+    assert again.limit == "3 words or 16 tokens are truncated (backbone.max_words, backbone.max_text_length)"
     with pytest.raises(DataError, match=r"caption '!\?' has no words"):
         cleaning(["!?"])
 

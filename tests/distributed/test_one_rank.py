@@ -21,7 +21,7 @@ from tests.distributed.conftest import stop_after_first_save
 Train = Callable[..., int]
 
 ASSETS = Path(__file__).parents[2] / "mwa_lightning" / "assets"
-LONG = "WARNING split train: texts of more than 8 tokens lose their end"
+LONG = "WARNING split train: texts of more than 8 tokens are truncated"
 SUM = r"texts cut to 8 tokens, those of every epoch counted: .*"
 
 
