@@ -67,7 +67,8 @@ def _check_reachable(reference: str, instead: str) -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
-            f"{reference}: not in the local cache, and HF_HUB_OFFLINE forbids to ask the hub; unset it, or give {instead}"
+            f"{reference}: not in the local cache, and HF_HUB_OFFLINE forbids asking the hub; unset it, or give "
+            f"{instead}"
         )
     try:
         get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
