@@ -32,8 +32,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mwa_lightning.backbones.checkpoints.assets import FOLDER as ASSETS
 from mwa_lightning.backbones.checkpoints.beit3 import official_state
 from mwa_lightning.backbones.multiway import Multiway
+from mwa_lightning.data.caption_json import read_caption_json
 from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.karpathy import read_karpathy
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.scene_grammar import DOMAINS
 from mwa_lightning.data.scene_statements import sample_statement_group
@@ -164,7 +164,7 @@ def train_tokenizer(path: Path, work: Path, *, seed: int) -> None:
     """
     texts = GENERAL_WORDS.strip().splitlines() * 30
     for domain in DOMAINS:
-        split = read_karpathy(
+        split = read_caption_json(
             work / domain / "dataset_scenes.json", folder=work / domain, problems=Problems(), official=False
         )["train"]
         texts += [split.captions[index].text for index in range(10_000)]
@@ -189,7 +189,7 @@ def train_tokenizer(path: Path, work: Path, *, seed: int) -> None:
 
 
 def read_split(folder: Path, name: str, tokenizer: SentencePieceTokenizer) -> Captioned:
-    split = read_karpathy(folder / "dataset_scenes.json", folder=folder, problems=Problems(), official=False)[name]
+    split = read_caption_json(folder / "dataset_scenes.json", folder=folder, problems=Problems(), official=False)[name]
     reader = ImageReader(exif=False, scale_deep=False, background=None)
     transform = EvaluationTransform(image_size=ARCHITECTURE["image_size"])
     ids, mask = tokenizer([caption.text for caption in split.captions])

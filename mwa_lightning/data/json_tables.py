@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mwa_lightning.data.delimited import folded
+from mwa_lightning.data.foreign_json import captions_of, what_it_is
 from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.text_files import Encoding
 from mwa_lightning.regular_files import read_file
 
+MOST_BYTES = 2_000_000_000  # of a file that is read whole; in memory it becomes several times that
 KEY = "image"  # the column that keys of an object which is keyed by pictures go to
 
 
@@ -31,6 +33,9 @@ def json_records(
     data = read_json(file, encoding, problems)
     if data is None:
         return
+    if (what := what_it_is(data) or captions_of(data)) is not None:
+        problems.add("another kind of data", f"{file} is {what}")
+        return
     entries = _entries(data, known)
     if entries is None:
         problems.add("unusable file", f"{file} holds no list of rows: write a list of objects with {wanted}")
@@ -45,14 +50,21 @@ def json_records(
 
 def read_json(file: Path, encoding: Encoding, problems: Problems) -> Any:
     """What a JSON file holds; None where that is nothing, which is reported."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        problems.add(
+            "not JSON",
+            f"{file} has {size / 1e9:.1f} GB, and a JSON is read whole, up to {MOST_BYTES / 1e9:.0f} GB: write it as "
+            "JSONL, an object a line",
+        )
+        return None
     try:
         data = json.loads(read_file(file).decode(encoding.codec))
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}: {error.msg}"
+        where = f"line {error.lineno} column {error.colno}: {error.msg}" if size else "it is empty"
         problems.add("not JSON", f"{file} is not JSON ({where}): correct it, or fetch it again")
         return None
-    except (ValueError, RecursionError) as error:  # damaged text, nested too deeply, a number of too many digits
-        reason = " ".join(str(error).split())
+    except (ValueError, RecursionError, MemoryError) as error:  # damaged text, too deep, a number of too many digits
+        reason = " ".join(str(error).split()) or "it does not fit into memory"
         problems.add("not JSON", f"{file} is not JSON ({reason}): correct it, or fetch it again")
         return None
     if data is None:

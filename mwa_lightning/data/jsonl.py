@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from mwa_lightning.data.annotation_files import AnnotationNames
 from mwa_lightning.data.lines import Line, read_lines
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.splitting import SPLITS, assign_splits
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.tables import read_rows
 from mwa_lightning.errors import shorten
 
 # In the order of ALBEF's and ModeX's heads.
@@ -19,8 +21,12 @@ ENTAILMENT_CLASSES = ("contradiction", "neutral", "entailment")
 
 _WANTED = "image (or images), text and label"
 _SNLI_VE_WANTED = "Flickr30K_ID, sentence2 and gold_label"
-_SNLI_VE_NAMES = {"train": "train", "val": "dev", "test": "test"}
-_IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
+SNLI_VE_NAMES = AnnotationNames(
+    "snli_ve_{}.jsonl", "ve_{}.json", words={"train": ("train",), "val": ("dev", "val"), "test": ("test",)}
+)
+_IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID", "image")
+_TEXT_KEYS = ("sentence2", "sentence")
+_LABEL_KEYS = ("gold_label", "label")
 _NO_AGREEMENT = "-"
 
 
@@ -78,45 +84,41 @@ def read_jsonl(
     return reader.build()
 
 
-def snli_ve_files(folder: Path) -> dict[str, Path]:
-    """The file of each split of SNLI-VE."""
-    return {split: folder / f"snli_ve_{official}.jsonl" for split, official in _SNLI_VE_NAMES.items()}
-
-
 def read_snli_ve(
     annotations: Path, *, folder: PurePath, problems: Problems, classes: tuple[str, ...] = ENTAILMENT_CLASSES
 ) -> dict[str, StatementSplit]:
     """The splits of SNLI-VE whose files are there; `val` is dev.
 
-    A line holds the number of its Flickr30K image, `sentence2` (the statement), `gold_label` and `pairID`.
-    Lines whose annotators did not agree, labelled "-", are left out and counted.
+    In the official files a line holds the number of its Flickr30K image, `sentence2` (the statement), `gold_label`
+    and `pairID`; ALBEF and LAVIS have a JSON list of `image`, `sentence` and `label` for each split. Lines whose
+    annotators did not agree, labelled "-", are left out and counted.
 
     Args:
-        annotations: Folder of the JSON-lines files.
+        annotations: Folder of the files, or one of them.
         folder: Folder of the images.
         problems: Where a damaged file, or a line that cannot be used, is reported.
         classes: The labels, in the order in which they are numbered.
     """
     reader = StatementReader(folder=folder, classes=classes, problems=problems, official=True)
-    for split, file in snli_ve_files(annotations).items():
+    known_keys = (*_IMAGE_KEYS, *_TEXT_KEYS, *_LABEL_KEYS)
+    for split, file in SNLI_VE_NAMES.split_files(annotations).items():
         if not file.is_file():
             continue
         left_out = count = 0
         known = len(problems.found)
-        for line in read_lines(file, wanted=_SNLI_VE_WANTED, problems=problems):
+        for line in read_rows(file, wanted=_SNLI_VE_WANTED, known=known_keys, problems=problems):
             count += 1
-            image = next((line.record[key] for key in _IMAGE_KEYS if key in line.record), None)
-            label = line.record.get("gold_label")
+            image, text, label = (_first(line.record, keys) for keys in (_IMAGE_KEYS, _TEXT_KEYS, _LABEL_KEYS))
             if label == _NO_AGREEMENT:
                 left_out += 1
-            elif not isinstance(image, str | int) or not str(image).strip():
+            elif not isinstance(image, str | int) or isinstance(image, bool) or not str(image).strip():
                 problems.add("unusable entry", f"{line.where} lacks the number of its image: write {_SNLI_VE_WANTED}")
             else:
                 reader.add(
                     line,
                     split=split,
                     identifier=str(line.record.get("pairID", f"{file.stem}-{line.number}")),
-                    text=line.record.get("sentence2"),
+                    text=text,
                     label=str(label),
                     images=[f"{str(image).removesuffix('.jpg')}.jpg"],
                 )
@@ -125,6 +127,10 @@ def read_snli_ve(
         if not count and len(problems.found) == known:
             problems.add("no statements", f"{file} lists no statements: fetch it again")
     return reader.build()
+
+
+def _first(record: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((record[key] for key in keys if key in record), None)
 
 
 def _images(line: Line, problems: Problems) -> list[str] | None:

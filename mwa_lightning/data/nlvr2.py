@@ -1,8 +1,10 @@
-"""NLVR2 in its official files: statements about two photographs that are true or false.
+"""NLVR2: statements about two photographs that are true or false.
 
-A line holds `identifier` (split-set-pair-sentence), `sentence`, `label` ("True" or "False") and, in `train`,
-`directory`; writers, judgments, queries and addresses are passed over. The images of a line are named after
-its identifier without the last field: `<stem>-img0.png` on the left and `<stem>-img1.png` on the right.
+In the official files a line holds `identifier` (split-set-pair-sentence), `sentence`, `label` ("True" or "False")
+and, in `train`, `directory`; writers, judgments, queries and addresses are passed over. The images of a line are
+named after its identifier without the last field: `<stem>-img0.png` on the left and `<stem>-img1.png` on the right.
+
+BLIP, ALBEF and LAVIS have a JSON list of `images` (two paths), `sentence` and `label` for each split.
 """
 
 from __future__ import annotations
@@ -11,74 +13,95 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from mwa_lightning.data.lines import Line, read_lines
+from mwa_lightning.data.annotation_files import AnnotationNames
+from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import PictureStore
+from mwa_lightning.data.tables import read_rows
 
 OFFICIAL_NAMES = {"train": "train", "val": "dev", "test": "test1"}
+NAMES = AnnotationNames(
+    "{}.json",
+    "nlvr_{}.json",
+    "nlvr2_{}.json",
+    words={"train": ("train",), "val": ("dev", "val"), "test": ("test1", "test")},
+)
 CLASSES = ("False", "True")
 SUBSETS = ("balanced", "unbalanced")
 
 _WANTED = "identifier, sentence and label"
+_KEYS = ("identifier", "sentence", "label", "directory", "images")
 _FIELDS = 4  # of an identifier
-
-
-def split_files(annotations: Path) -> dict[str, Path]:
-    """The file of each split."""
-    return {split: annotations / f"{official}.json" for split, official in OFFICIAL_NAMES.items()}
 
 
 def subset_files(annotations: Path, split: str) -> dict[str, Path]:
     """The files of the subsets of a split that are there."""
+    annotations = annotations if annotations.is_dir() else annotations.parent
     files = {name: annotations / name / f"{name}_{OFFICIAL_NAMES[split]}.json" for name in SUBSETS}
     return {name: file for name, file in files.items() if file.is_file()}
 
 
 def read_nlvr2(
-    annotations: Path, *, store: PictureStore, problems: Problems, classes: tuple[str, ...] = CLASSES
+    annotations: Path, *, folder: PurePath, problems: Problems, classes: tuple[str, ...] = CLASSES
 ) -> dict[str, StatementSplit]:
     """The splits whose files are there; `val` is dev, `test` is test1, the public test set (test-P).
 
-    Instances of one sentence form a group by the rule of the official evaluation: the same identifier but for
-    its third field. The balanced and unbalanced subsets are known where their files are there.
+    Of the official files, instances of one sentence form a group by the rule of the official evaluation: the same
+    identifier but for its third field. The balanced and unbalanced subsets are known where their files are there.
 
     Args:
-        annotations: Folder of the JSON files.
-        store: What holds the images, as `images/train/<directory>/`, `images/dev/` and `images/test1/`, or
-            as `train/...`, `dev/` and `test1/`, as some of them come in the official archives.
+        annotations: Folder of the JSON files, or one of them.
+        folder: Folder of the images.
         problems: Where a damaged file, or a line that cannot be used, is reported.
         classes: The two labels, in the order in which they are numbered.
     """
-    reader = StatementReader(folder=store.prefix, classes=classes, problems=problems, official=True)
+    reader = StatementReader(folder=folder, classes=classes, problems=problems, official=True)
     subsets = {}
-    for split, file in split_files(annotations).items():
+    for split, file in NAMES.split_files(annotations).items():
         if not file.is_file():
             continue
-        place = _place_of_images(store, OFFICIAL_NAMES[split])
         identifiers: set[str] = set()
-        known = len(problems.found)
-        for line in read_lines(file, wanted=_WANTED, problems=problems):
-            identifier = _identifier(line, problems)
-            if identifier is None:
+        known, count = len(problems.found), 0
+        for line in read_rows(file, wanted=_WANTED, known=_KEYS, problems=problems):
+            count += 1
+            if "identifier" in line.record or "images" not in line.record:
+                identifier = _identifier(line, problems)
+                images = None if identifier is None else _official_images(line, identifier, OFFICIAL_NAMES[split])
+                group = None if identifier is None else _group(identifier)
+            else:
+                identifier, images, group = f"{file.stem}-{line.number}", _listed_images(line, problems), None
+            if identifier is None or images is None:
                 continue
             identifiers.add(identifier)
-            stem = identifier.rpartition("-")[0]
-            directory = str(line.record.get("directory", ""))
             reader.add(
                 line,
                 split=split,
                 identifier=identifier,
                 text=line.record.get("sentence"),
                 label=str(line.record.get("label")).capitalize(),
-                images=[str(place / directory / f"{stem}-img{side}.png") for side in range(2)],
-                group=_group(identifier),
+                images=images,
+                group=group,
             )
-        if not identifiers and len(problems.found) == known:
+        if not count and len(problems.found) == known:
             problems.add("no statements", f"{file} lists no statements: fetch it again")
         subsets[split] = dict(_subsets(annotations, split, identifiers, problems))
     return reader.build(subsets)
+
+
+def _official_images(line: Line, identifier: str, official: str) -> list[str]:
+    """Where the images lie by the official page."""
+    stem = identifier.rpartition("-")[0]
+    place = PurePath("images", official, str(line.record.get("directory", "")))
+    return [str(place / f"{stem}-img{side}.png") for side in range(2)]
+
+
+def _listed_images(line: Line, problems: Problems) -> list[str] | None:
+    images = line.record["images"]
+    if isinstance(images, list) and len(images) == 2 and all(isinstance(path, str) and path.strip() for path in images):
+        return images
+    problems.add("unusable entry", f"{line.where} lacks the paths of two images: write images, sentence and label")
+    return None
 
 
 def _identifier(line: Line, problems: Problems) -> str | None:
@@ -103,17 +126,11 @@ def _group(identifier: str) -> str:
     return "-".join(fields)
 
 
-def _place_of_images(store: PictureStore, official: str) -> PurePath:
-    """Where the images of a split lie; where neither form is there, as the official page has it."""
-    under, beside = PurePath("images", official), PurePath(official)
-    return beside if store.holds_folder(beside) and not store.holds_folder(under) else under
-
-
 def _subsets(
     annotations: Path, split: str, identifiers: set[str], problems: Problems
 ) -> Iterator[tuple[str, set[str]]]:
     for name, file in subset_files(annotations, split).items():
-        members = {str(line.record.get("identifier")) for line in read_lines(file, wanted=_WANTED, problems=problems)}
+        members = {str(line.record.get("identifier")) for line in read_rows(file, wanted=_WANTED, known=_KEYS, problems=problems)}
         strangers = len(members - identifiers)
         if strangers:
             problems.note(

@@ -215,10 +215,9 @@ class Shards(PictureStore):
         member = self.index.member(path)
         return None if member is None else self.index.place(member).size
 
-    def holds_folder(self, name: PurePath) -> bool:
-        """Whether the path of a picture begins so."""
-        place = bisect_left(self.index.paths, f"{name}/")
-        return place < len(self.index.paths) and self.index.paths[place].startswith(f"{name}/")
+    def paths(self) -> Iterator[str]:
+        """The paths of all pictures."""
+        return iter(self.index.paths)
 
     def describe(self, path: str) -> str:
         """A picture's path, and where it lies."""

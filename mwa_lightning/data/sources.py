@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from mwa_lightning.data import jsonl, lines, nlvr2, pairs
+from mwa_lightning.data.annotation_files import AnnotationNames
+from mwa_lightning.data.caption_json import read_caption_json
+from mwa_lightning.data.found_by_name import find_by_name
 from mwa_lightning.data.images import ImageReader, colour_of
-from mwa_lightning.data.karpathy import read_karpathy
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.shards import ANNOTATIONS, open_shards
@@ -32,8 +34,9 @@ SCENES_NLVR2 = {"seed": 0, "train": 8000, "dev": 500, "test": 1000}
 class Layout(NamedTuple):
     """How a kind of data set lies on disk.
 
-    `annotations` is the usual name of the file, or of the folder of those of the splits; where it is None, the
-    only file with one of `suffixes` is taken. `read` makes the splits of a Source.
+    `annotations` is the usual name of the file, or of the folder of those of the splits; `names` are those by
+    which they are found where that is not there. Where both are None, the only file with one of `suffixes` is
+    taken. `read` makes the splits of a Source.
     """
 
     annotations: str | None
@@ -43,9 +46,13 @@ class Layout(NamedTuple):
     read: Callable[[Source, Problems], Splits]
     split_type: type[RetrievalSplit] | type[StatementSplit] = RetrievalSplit
     suffixes: tuple[str, ...] = (".json",)
-    split_files: Callable[[Path], dict[str, Path]] | None = None
+    names: AnnotationNames | None = None
     subset_files: Callable[[Path, str], dict[str, Path]] = lambda annotations, split: {}
     images_beside: bool = False  # the paths of images start from the folder of the annotations
+
+    def split_files(self, annotations: Path) -> dict[str, Path]:
+        """The file of each split, whether it is there or not; empty where one file holds all of them."""
+        return {} if self.names is None else self.names.split_files(annotations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +89,25 @@ class Source:
             DataError: This is a run and something is wrong, or a file cannot be read at all.
         """
         with readable(self.annotations):
-            return LAYOUTS[self.layout].read(self, problems)
+            splits = LAYOUTS[self.layout].read(self, problems)
+            return cast(Splits, find_by_name(splits, store=self.store, problems=problems)) if self.official else splits
+
+    def split_files(self) -> dict[str, Path]:
+        """The files of the splits that are there; empty where one file holds all of them."""
+        files = LAYOUTS[self.layout].split_files(self.annotations)
+        return {split: file for split, file in files.items() if file.is_file()}
 
     def files(self) -> list[Path]:
         """The files of annotations that are there, in the order of the splits, then those of subsets."""
-        layout = LAYOUTS[self.layout]
-        if layout.split_files is None:
-            return [self.annotations]
-        there = {split: file for split, file in layout.split_files(self.annotations).items() if file.is_file()}
-        subsets = [file for split in there for file in layout.subset_files(self.annotations, split).values()]
-        return [*there.values(), *subsets]
+        there = self.split_files()
+        subsets = [
+            file for split in there for file in LAYOUTS[self.layout].subset_files(self.annotations, split).values()
+        ]
+        return [*there.values(), *subsets] or [self.annotations]
 
     def file_of(self, split: str) -> Path:
         """The file that says what is in a split."""
-        files = LAYOUTS[self.layout].split_files
-        return self.annotations if files is None else files(self.annotations).get(split, self.annotations)
+        return LAYOUTS[self.layout].split_files(self.annotations).get(split, self.annotations)
 
     def image_reader(self, *, exif: bool | None, background: str | Sequence[int] | None = "auto") -> ImageReader:
         """How its images are read.
@@ -153,13 +164,15 @@ def find_source(
     folder = Path(root).expanduser()
     if not folder.exists():
         raise DataError(f"data.root {folder} does not exist: for data={layout} it holds {form.wanted}")
-    if folder.is_file() and form.split_files is not None:
+    if folder.is_file() and form.split_files(folder.parent) and not form.split_files(folder):
         raise DataError(f"data.root {folder} is a file: for data={layout} give the folder that holds {form.wanted}")
     if folder.is_file():
         file, folder = folder, folder.parent
     else:
         file = _annotations(folder, layout=layout, given=annotations)
     where = folder / (form.images if images is None else Path(images).expanduser())
+    if images is None and form.official and not where.is_dir():
+        where = folder  # its pictures are found by their names
     if form.images_beside and images is None:
         where = file.parent
     if not where.is_dir():
@@ -173,7 +186,8 @@ def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int]
         raise ConfigError(
             f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
         )
-    annotations = folder / (ANNOTATIONS if LAYOUTS[layout].split_files is not None else store.annotations[0])
+    files = [folder / name for name in store.annotations]
+    annotations = folder / ANNOTATIONS if any(map(LAYOUTS[layout].split_files, files)) else files[0]
     source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes))
     store.require_sums(file.relative_to(folder).as_posix() for file in source.files())
     return source
@@ -240,18 +254,23 @@ def cache_folder() -> Path:
 
 def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path:
     form = LAYOUTS[layout]
+    usual = given is None or str(given) == form.annotations
     name = form.annotations if given is None else given
     if name is not None:
         file = folder / Path(name).expanduser()
-        if form.split_files is not None:
-            there = any(split_file.is_file() for split_file in form.split_files(file).values())
-        else:
-            there = file.is_file()
-        if not there:
+        if _holds(file, form):
+            return file
+        if usual and form.names is not None and (found_file := form.names.locate(folder)) is not None:
+            return found_file
+        where = folder if usual else file
+        if form.names is not None and where.is_dir():
             raise DataError(
-                f"annotations {file} do not exist: data.root holds {form.wanted}; for another name set data.annotations"
+                f"folder {where} holds {form.names.missing(where)}: for data={layout} it holds {form.wanted}; for "
+                "another folder or file set data.annotations"
             )
-        return file
+        raise DataError(
+            f"annotations {file} do not exist: data.root holds {form.wanted}; for another name set data.annotations"
+        )
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in form.suffixes)
     if len(found) != 1:
         listed = ", ".join(file.name for file in found[:5]) or "none"
@@ -262,8 +281,17 @@ def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path
     return found[0]
 
 
-def _read_karpathy(source: Source, problems: Problems) -> Splits:
-    return read_karpathy(source.annotations, folder=source.folder, problems=problems, official=source.official)
+def _holds(annotations: Path, form: Layout) -> bool:
+    """Whether these are annotations, or a folder of some."""
+    if annotations.is_dir():
+        return any(file.is_file() for file in form.split_files(annotations).values())
+    return annotations.is_file()
+
+
+def _read_captions(source: Source, problems: Problems) -> Splits:
+    return read_caption_json(
+        source.split_files() or source.annotations, folder=source.folder, problems=problems, official=source.official
+    )
 
 
 def _read_pairs(source: Source, problems: Problems) -> Splits:
@@ -272,7 +300,7 @@ def _read_pairs(source: Source, problems: Problems) -> Splits:
 
 def _read_nlvr2(source: Source, problems: Problems) -> Splits:
     classes = source.classes or nlvr2.CLASSES
-    return nlvr2.read_nlvr2(source.annotations, store=source.store, problems=problems, classes=classes)
+    return nlvr2.read_nlvr2(source.annotations, folder=source.folder, problems=problems, classes=classes)
 
 
 def _read_snli_ve(source: Source, problems: Problems) -> Splits:
@@ -285,22 +313,30 @@ def _read_jsonl(source: Source, problems: Problems) -> Splits:
 
 
 LAYOUTS = {
-    "scenes": Layout("dataset_scenes.json", "", False, "dataset_scenes.json and its images", _read_karpathy),
+    "scenes": Layout("dataset_scenes.json", "", False, "dataset_scenes.json and its images", _read_captions),
     "coco": Layout(
         "dataset_coco.json",
         "",
         True,
         "train2014/, val2014/ and dataset_coco.json (the Karpathy split)",
-        _read_karpathy,
+        _read_captions,
+        names=AnnotationNames(
+            "dataset_coco.json",
+            "coco_karpathy_{}.json",
+            "coco_{}.json",
+            "captions_{}2017.json",
+            "captions_{}2014.json",
+        ),
     ),
     "flickr30k": Layout(
         "dataset_flickr30k.json",
         "flickr30k-images",
         True,
         "flickr30k-images/ and dataset_flickr30k.json (the Karpathy split)",
-        _read_karpathy,
+        _read_captions,
+        names=AnnotationNames("dataset_flickr30k.json", "flickr30k_{}.json", "{}.json"),
     ),
-    "karpathy": Layout(None, "", False, "the images and one JSON in Karpathy's form", _read_karpathy),
+    "karpathy": Layout(None, "", False, "the images and one JSON in Karpathy's form", _read_captions),
     "pairs": Layout(
         None,
         "",
@@ -317,7 +353,7 @@ LAYOUTS = {
         "images/train/, dev/, test1/ and nlvr/nlvr2/data/{train,dev,test1}.json",
         _read_nlvr2,
         StatementSplit,
-        split_files=nlvr2.split_files,
+        names=nlvr2.NAMES,
         subset_files=nlvr2.subset_files,
     ),
     "scenes_nlvr2": Layout(
@@ -327,7 +363,7 @@ LAYOUTS = {
         "images/ and nlvr/nlvr2/data/{train,dev,test1}.json",
         _read_nlvr2,
         StatementSplit,
-        split_files=nlvr2.split_files,
+        names=nlvr2.NAMES,
         subset_files=nlvr2.subset_files,
     ),
     "snli_ve": Layout(
@@ -337,7 +373,7 @@ LAYOUTS = {
         "flickr30k-images/ and snli_ve_{train,dev,test}.jsonl",
         _read_snli_ve,
         StatementSplit,
-        split_files=jsonl.snli_ve_files,
+        names=jsonl.SNLI_VE_NAMES,
     ),
     "jsonl": Layout(
         None,

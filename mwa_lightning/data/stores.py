@@ -60,8 +60,8 @@ class PictureStore(ABC):
         """Number of bytes of a picture; None if there is none."""
 
     @abstractmethod
-    def holds_folder(self, name: PurePath) -> bool:
-        """Whether there is a folder of pictures with this path from `prefix` on."""
+    def paths(self) -> Iterator[str]:
+        """The paths of all pictures, and of what else lies among them, from `prefix` on."""
 
     def lies_outside(self, path: str) -> bool:
         """Whether a picture is a file elsewhere, which the annotations or a link lead to."""
@@ -119,6 +119,14 @@ class PictureFolder(PictureStore):
     def _real_folders(self) -> list[Path]:
         return [Path(os.path.realpath(folder)) for folder in (self.root, self.data_root) if folder is not None]
 
-    def holds_folder(self, name: PurePath) -> bool:
-        """Whether there is such a folder."""
-        return (self.root / name).is_dir()
+    def paths(self) -> Iterator[str]:
+        """The files in the folder and all below, but for hidden folders; links are followed, each folder once."""
+        seen: set[str] = set()
+        for folder, below, names in os.walk(self.root, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            inside = os.path.relpath(folder, self.root)
+            yield from (os.path.normpath(os.path.join(inside, name)) for name in names)  # noqa: PTH118

@@ -76,6 +76,12 @@ def open_table(
     return _of_cells(file, f"columns parted by {parted}, {encoding.name}", table.rows, names, header, "line")
 
 
+def read_rows(file: Path, *, wanted: str, known: Iterable[str], problems: Problems) -> Iterator[Line]:
+    """The rows of a table; none where it is none that can be read, which is reported (see `open_table`)."""
+    table = open_table(file, wanted=wanted, known=known, problems=problems)
+    return iter(()) if table is None else table.rows
+
+
 def _of_cells(
     file: Path, read_as: str, rows: Iterator[Cells], known: Collection[str], header: bool | None, unit: str
 ) -> Table:

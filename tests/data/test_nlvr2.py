@@ -12,7 +12,6 @@ from mwa_lightning.data.nlvr2 import read_nlvr2
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.scenes import write_scenes_nlvr2
 from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import PictureFolder
 from mwa_lightning.errors import DataError
 
 EXTRA = {"writer": "57", "synset": "dog", "query": "dogs0", "left_url": "x", "validation": {"1": "True"}}
@@ -39,7 +38,7 @@ def write(root: Path, lines: dict[str, list[dict[str, Any]]] = LINES) -> Path:
 
 
 def read(root: Path, problems: Problems | None = None) -> dict[str, StatementSplit]:
-    return read_nlvr2(root / "nlvr" / "nlvr2" / "data", store=PictureFolder(root), problems=problems or Problems())
+    return read_nlvr2(root / "nlvr" / "nlvr2" / "data", folder=root, problems=problems or Problems())
 
 
 def test_read_nlvr2__official_layout(tmp_path: Path) -> None:
@@ -61,16 +60,6 @@ def test_read_nlvr2__official_layout(tmp_path: Path) -> None:
     assert splits["val"].groups is not None
     assert splits["val"].groups[0] == splits["val"].groups[1] != splits["val"].groups[2]
     assert splits["val"].subsets == {}
-
-
-def test_read_nlvr2__images_as_the_archives_have_them(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "images" / "test1").mkdir(parents=True)
-    (tmp_path / "test1").mkdir()
-    splits = read(tmp_path)
-    assert splits["val"].pictures[0].path == str(tmp_path / "dev" / "dev-1-0-img0.png")
-    assert splits["test"].pictures[0].path == str(tmp_path / "images" / "test1" / "test1-1-0-img0.png")
 
 
 def test_read_nlvr2__labels_in_other_forms(tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def test_find_source__statements(tmp_path: Path) -> None:
     assert entailment.files() == [root / "snli_ve_test.jsonl"]
     assert entailment.classes == ("yes", "0")
     assert nlvr2.image_reader(exif=None).exif is entailment.image_reader(exif=None).exif is False
-    with pytest.raises(DataError, match=r"dev.json is a file: for data=nlvr2 give the folder that holds images/train/"):
-        find_source(layout="nlvr2", root=root / "nlvr" / "nlvr2" / "data" / "dev.json")
+    one = find_source(layout="nlvr2", root=root / "nlvr" / "nlvr2" / "data" / "dev.json")
+    assert (one.files(), one.folder) == ([nlvr2.annotations / "dev.json"], nlvr2.annotations)
+    with pytest.raises(DataError, match=r"run.sh is a file: for data=nlvr2 give the folder that holds images/train/"):
+        find_source(layout="nlvr2", root=_files(root, "run.sh") / "run.sh")
     for classes in ([], ["a"], ["a", "a"], [1, "1"]):
         with pytest.raises(ConfigError, match=r"data.classes=\["):
             find_source(layout="nlvr2", root=root, classes=classes)
@@ -85,12 +87,6 @@ def test_find_source__which_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is: a.csv, b.jsonl: set data.annotations"):
         find_source(layout="pairs", root=root)
     assert find_source(layout="pairs", root=root, annotations="b.jsonl").annotations == root / "b.jsonl"
-
-
-def test_find_source__no_folder_of_images(tmp_path: Path) -> None:
-    root = _files(tmp_path, "dataset_flickr30k.json")
-    with pytest.raises(DataError, match=r"folder .*flickr30k-images of the images does not exist"):
-        find_source(layout="flickr30k", root=root)
 
 
 def test_cache_folder__places(monkeypatch: pytest.MonkeyPatch) -> None:

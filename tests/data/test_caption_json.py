@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mwa_lightning.data.karpathy import read_karpathy
+from mwa_lightning.data.caption_json import read_caption_json
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.errors import DataError
@@ -22,7 +22,7 @@ def _entry(filename: str, split: str, *captions: str, **more: Any) -> dict[str, 
 def _read(folder: Path, images: Any, *, official: bool = False) -> dict[str, RetrievalSplit]:
     path = folder / "dataset.json"
     path.write_text(json.dumps({"images": images}))
-    return read_karpathy(path, folder=folder, problems=Problems(), official=official)
+    return read_caption_json(path, folder=folder, problems=Problems(), official=official)
 
 
 def test_read_karpathy__coco(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_read_karpathy__same_image_in_two_splits(tmp_path: Path) -> None:
         ("", "it is empty"),
         ('{"images": [\n  {"filename" "a.jpg"}]}', "line 2 column 15: Expecting ':' delimiter"),
         ('{"images": [', "line 1 column 13"),
-        ("[]", 'lacks the list "images"'),
-        ('{"annotations": []}', 'lacks the list "images"'),
-        ('{"images": {}}', 'lacks the list "images"'),
+        ("[]", "lists no images"),
+        ('{"annotations": []}', 'want the list "images"'),
+        ('{"images": {}}', 'want the list "images"'),
         ('{"images": []}', "lists no images"),
         ("[" * 100_000, "is not JSON"),
         ('{"images": [' + "9" * 5000 + "]}", "is not JSON"),  # more digits than Python reads
@@ -109,7 +109,7 @@ def test_read_karpathy__not_karpathy(tmp_path: Path, content: str, says: str) ->
     path = tmp_path / "dataset_coco.json"
     path.write_text(content)
     with pytest.raises(DataError) as caught:
-        read_karpathy(path, folder=tmp_path, problems=Problems())
+        read_caption_json(path, folder=tmp_path, problems=Problems())
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -119,7 +119,7 @@ def test_read_karpathy__not_text(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_bytes(b'{"images": "\xff\xfe\xfa"}')
     with pytest.raises(DataError, match="is not JSON"):
-        read_karpathy(path, folder=tmp_path, problems=Problems())
+        read_caption_json(path, folder=tmp_path, problems=Problems())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_read_karpathy__collects_every_problem(tmp_path: Path) -> None:
     images = [_entry("a.jpg", "train", ""), 5, _entry("b.jpg", "train", "good", "?"), _entry("", "train", "c")]
     path.write_text(json.dumps({"images": images}))
     problems = Problems(collect=True)
-    splits = read_karpathy(path, folder=tmp_path, problems=problems)
+    splits = read_caption_json(path, folder=tmp_path, problems=problems)
     assert [problem.kind for problem in problems.found] == [
         "caption without words",
         "unusable entry",
