@@ -130,7 +130,10 @@ def _subsets(
     annotations: Path, split: str, identifiers: set[str], problems: Problems
 ) -> Iterator[tuple[str, set[str]]]:
     for name, file in subset_files(annotations, split).items():
-        members = {str(line.record.get("identifier")) for line in read_rows(file, wanted=_WANTED, known=_KEYS, problems=problems)}
+        members = {
+            str(line.record.get("identifier"))
+            for line in read_rows(file, wanted=_WANTED, known=_KEYS, problems=problems)
+        }
         strangers = len(members - identifiers)
         if strangers:
             problems.note(

@@ -74,7 +74,7 @@ def test_find_source__folder_that_holds_other_files(tmp_path: Path) -> None:
     root = files(tmp_path, "annotations/instances_val2017.json")
     with pytest.raises(DataError) as caught:
         find_source(layout="nlvr2", root=root, annotations="annotations")
-    assert f"annotations {root}/annotations hold none of {{train,val,test}}.json" in str(caught.value)
+    assert f"folder {root}/annotations holds none of {{train,val,test}}.json" in str(caught.value)
     assert "but instances_val2017.json" in str(caught.value)
     with pytest.raises(DataError, match=r"instances_val2017"):
         find_source(layout="coco", root=root)

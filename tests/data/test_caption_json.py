@@ -25,7 +25,7 @@ def _read(folder: Path, images: Any, *, official: bool = False) -> dict[str, Ret
     return read_caption_json(path, folder=folder, problems=Problems(), official=official)
 
 
-def test_read_karpathy__coco(tmp_path: Path) -> None:
+def test_read_caption_json__coco(tmp_path: Path) -> None:
     images = [
         _entry("v1.jpg", "test", "one.", "two.", filepath="val2014", cocoid=391895, imgid=0),
         _entry("v2.jpg", "restval", "three", filepath="val2014", cocoid=60623, imgid=1),
@@ -50,7 +50,7 @@ def test_read_karpathy__coco(tmp_path: Path) -> None:
     assert splits["test"].sample_id(1) == "v1.jpg#699"
 
 
-def test_read_karpathy__numbers(tmp_path: Path) -> None:
+def test_read_caption_json__numbers(tmp_path: Path) -> None:
     images = [_entry("a.jpg", "train", "one", "two", imgid=4), _entry("b.jpg", "test", "three", imgid=2)]
     splits = _read(tmp_path, images)
     assert splits["train"].pictures.image_ids.tolist() == [4]
@@ -63,7 +63,7 @@ def test_read_karpathy__numbers(tmp_path: Path) -> None:
         assert splits["test"].pictures.image_ids.tolist() == [1]
 
 
-def test_read_karpathy__labels_where_there_are_no_numbers(tmp_path: Path) -> None:
+def test_read_caption_json__labels_where_there_are_no_numbers(tmp_path: Path) -> None:
     def labels(*ids: Any) -> list[str] | None:
         images = [
             _entry(f"{i}.jpg", "test", "one", filepath="x", **({} if given is None else {"imgid": given}))
@@ -79,14 +79,14 @@ def test_read_karpathy__labels_where_there_are_no_numbers(tmp_path: Path) -> Non
         assert labels(*ids) == paths, ids
 
 
-def test_read_karpathy__image_listed_for_each_caption(tmp_path: Path) -> None:
+def test_read_caption_json__image_listed_for_each_caption(tmp_path: Path) -> None:
     images = [_entry("a.jpg", "test", "one"), _entry("b.jpg", "test", "two"), _entry("a.jpg", "test", "three")]
     split = _read(tmp_path, images)["test"]
     assert list(split.pictures.names) == ["a.jpg", "b.jpg"]
     assert split.captions.image_index.tolist() == [0, 1, 0]
 
 
-def test_read_karpathy__same_image_in_two_splits(tmp_path: Path) -> None:
+def test_read_caption_json__same_image_in_two_splits(tmp_path: Path) -> None:
     splits = _read(tmp_path, [_entry("a.jpg", "train", "one"), _entry("a.jpg", "test", "two")])
     assert splits["train"].pictures.image_ids.tolist() == splits["test"].pictures.image_ids.tolist() == [0]
 
@@ -105,7 +105,7 @@ def test_read_karpathy__same_image_in_two_splits(tmp_path: Path) -> None:
         ('{"images": [' + "9" * 5000 + "]}", "is not JSON"),  # more digits than Python reads
     ],
 )
-def test_read_karpathy__not_karpathy(tmp_path: Path, content: str, says: str) -> None:
+def test_read_caption_json__not_karpathy(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "dataset_coco.json"
     path.write_text(content)
     with pytest.raises(DataError) as caught:
@@ -115,10 +115,10 @@ def test_read_karpathy__not_karpathy(tmp_path: Path, content: str, says: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_read_karpathy__not_text(tmp_path: Path) -> None:
+def test_read_caption_json__not_text(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_bytes(b'{"images": "\xff\xfe\xfa"}')
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match="is not UTF-8"):
         read_caption_json(path, folder=tmp_path, problems=Problems())
 
 
@@ -139,7 +139,7 @@ def test_read_karpathy__not_text(tmp_path: Path) -> None:
         (_entry("a.jpg", "train", "a", imgid=0), "have the same image id 0"),
     ],
 )  # fmt: skip
-def test_read_karpathy__unusable_entry(tmp_path: Path, entry: Any, says: str) -> None:
+def test_read_caption_json__unusable_entry(tmp_path: Path, entry: Any, says: str) -> None:
     with pytest.raises(DataError) as caught:
         _read(tmp_path, [_entry("0.jpg", "train", "good", imgid=0), entry])
     assert says in str(caught.value)
@@ -147,7 +147,7 @@ def test_read_karpathy__unusable_entry(tmp_path: Path, entry: Any, says: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_read_karpathy__official_captions_are_used_as_they_are(tmp_path: Path) -> None:
+def test_read_caption_json__official_captions_are_used_as_they_are(tmp_path: Path) -> None:
     images = [_entry("a.jpg", "test", "!", "日本", "🐶")]
     assert len(_read(tmp_path, images, official=True)["test"].captions) == 3
     with pytest.raises(DataError, match="no words"):
@@ -155,7 +155,7 @@ def test_read_karpathy__official_captions_are_used_as_they_are(tmp_path: Path) -
     assert len(_read(tmp_path, [_entry("a.jpg", "test", "日本", "🐶", "7")])["test"].captions) == 3
 
 
-def test_read_karpathy__collects_every_problem(tmp_path: Path) -> None:
+def test_read_caption_json__collects_every_problem(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     images = [_entry("a.jpg", "train", ""), 5, _entry("b.jpg", "train", "good", "?"), _entry("", "train", "c")]
     path.write_text(json.dumps({"images": images}))
@@ -170,7 +170,7 @@ def test_read_karpathy__collects_every_problem(tmp_path: Path) -> None:
     assert list(splits["train"].captions.texts) == ["good"]
 
 
-def test_read_karpathy__many_captions(tmp_path: Path, write_karpathy: Callable[..., Path]) -> None:
+def test_read_caption_json__many_captions(tmp_path: Path, write_karpathy: Callable[..., Path]) -> None:
     images = [
         _entry(f"COCO_train2014_{i:012}.jpg", "train", *[f"caption number {j} of {i}" for j in range(5)], cocoid=i)
         for i in range(12_000)

@@ -26,7 +26,7 @@ def read(root: Path, layout: str, annotated: list[str], annotations: str | None 
     splits = find_source(layout=layout, root=root, annotations=annotations).read(problems)
     paths = [str(Path(picture.path).relative_to(root)) for picture in splits["test"].pictures]
     assert [picture.name for picture in splits["test"].pictures] == [Path(name).name for name in annotated]
-    return paths, [*problems.notes, *(message for _, message in problems.found)]
+    return paths, [*problems.notes, *problems.read_as, *(message for _, message in problems.found)]
 
 
 TRAIN, VAL = "train2014/COCO_train2014_000000000009.jpg", "val2014/COCO_val2014_000000000042.jpg"

@@ -111,7 +111,7 @@ def test_read_jsonl__split_by_hash(tmp_path: Path, paired: bool) -> None:
         ([sample(split="val"), sample(label="no")], "line 2 lacks the split that others have"),
         ([sample(), sample()], "has but the label yes"),
         ([], "mine.jsonl lists no statements"),
-        ([[1]], "entry 1 is no object"),
+        ([[1]], "line 1 is no object"),
         ([sample(), [1]], "line 2 is no object"),
     ],
 )

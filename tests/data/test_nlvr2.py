@@ -102,14 +102,14 @@ def test_read_nlvr2__scenes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ([line("dev-1-0-0", "Maybe")], "line 1 (dev-1-0-0) has the label 'Maybe', which is none of the classes"),
+        ([line("dev-1-0-0", "Maybe")], "entry 1 (dev-1-0-0) has the label 'Maybe', which is none of the classes"),
         ([line("dev-1-0-0", None)], "has the label 'None'"),
         ([line("dev-1-0-0"), line("dev-1-0-0")], "line 2 (dev-1-0-0) has the identifier of line 1"),
         ([line("dev-1-0-0", sentence=" \t")], "the statement has no words"),
         ([line("dev-1-0-0", sentence=None)], "lacks a statement"),
         ([line("dev-1-0")], "'dev-1-0', which is not of the form split-set-pair-sentence"),
-        ([{"sentence": "A dog.", "label": "True"}], "line 1 lacks an identifier"),
-        ([{}], "line 1 lacks an identifier"),
+        ([{"sentence": "A dog.", "label": "True"}], "entry 1 lacks an identifier"),
+        ([{}], "dev.json lists no statements"),
         ([], "dev.json lists no statements"),
     ],
 )
