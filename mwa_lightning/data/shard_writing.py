@@ -22,16 +22,8 @@ from mwa_lightning.data.images import require_picture
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, Strings
-from mwa_lightning.data.shards import (
-    ANNOTATIONS,
-    INDEX,
-    SUMS,
-    Index,
-    member_key,
-    open_shards,
-    read_sums,
-    shard_name,
-)
+from mwa_lightning.data.shard_index import Index, member_key, shard_name
+from mwa_lightning.data.shards import ANNOTATIONS, INDEX, SUMS, open_shards, read_sums
 from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore

@@ -17,102 +17,31 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
-from mwa_lightning.data.records import Strings
+from mwa_lightning.data.shard_index import Contradiction, Index, OtherVersion, member_key, shard_name, unpacked
 from mwa_lightning.data.stores import DamagedShard, MissingImage, PictureStore
 from mwa_lightning.errors import DataError
-from mwa_lightning.regular_files import open_descriptor, read_file
+from mwa_lightning.regular_files import open_descriptor, read_file, require_file
 from mwa_lightning.whole_files import file_sha256
 
 ANNOTATIONS = "annotations"
 INDEX = "index.safetensors"
 SUMS = "sha256.txt"
-VERSION = 1
 OPEN_SHARDS = 128  # most that a process keeps open; the limit of a system is often 1,024 files
 
-_ABOUT = "mwa_lightning_shards"
 _THREADS = 4
 _AGAIN = "copy it again from where the shards were made, or make them again with mwa-prepare shards=DIR"
-
-
-def shard_name(number: int) -> str:
-    """The file name of a shard."""
-    return f"shard-{number:05}.tar"
-
-
-def member_key(number: int) -> str:
-    """What WebDataset calls the key of a picture: its name in the shard but for the suffix."""
-    return f"{number:09}"
-
-
-class Place(NamedTuple):
-    """Where a picture lies: number of the shard, first byte, number of bytes, and their CRC-32."""
-
-    shard: int
-    offset: int
-    size: int
-    checksum: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Index:
-    """Where the pictures lie: m members of s shards, and the p sorted paths under which they are known.
-
-    Args:
-        layout: The layout of the data set.
-        shard_bytes: The size that was asked of a shard.
-        paths: Paths as the annotations have them; pictures with the same bytes share a member.
-        members: The member of each path, int64 (p,).
-        shards: The shard of each member, int64 (m,), ascending.
-        offsets: Its first byte, int64 (m,).
-        sizes: Its number of bytes, int64 (m,).
-        checksums: Their CRC-32, int64 (m,).
-        shard_sizes: Number of bytes of each shard, int64 (s,).
-    """
-
-    layout: str
-    shard_bytes: int
-    paths: Strings
-    members: np.ndarray
-    shards: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    checksums: np.ndarray
-    shard_sizes: np.ndarray
-
-    def member(self, path: str) -> int | None:
-        """The member that a path stands for."""
-        place = bisect_left(self.paths, path)
-        return int(self.members[place]) if place < len(self.paths) and self.paths[place] == path else None
-
-    def place(self, member: int) -> Place:
-        """Where a member lies."""
-        return Place(*(int(of[member]) for of in (self.shards, self.offsets, self.sizes, self.checksums)))
-
-    def packed(self) -> bytes:
-        """The content of the index's file; equal for equal indices."""
-        about = {
-            "version": VERSION,
-            "layout": self.layout,
-            "shard_bytes": self.shard_bytes,
-        }
-        names = ("members", "shards", "offsets", "sizes", "checksums", "shard_sizes")
-        arrays = {name: getattr(self, name) for name in names}
-        arrays["path_bytes"], arrays["path_ends"] = self.paths.packed()
-        # In one entry: of several, the library would change the order from time to time.
-        return save(arrays, metadata={_ABOUT: json.dumps(about, sort_keys=True)})
 
 
 class _OpenFile:
@@ -245,6 +174,7 @@ class Shards(PictureStore):
         shard, wanted = self._shard(number), int(self.index.shard_sizes[number])
         holds = f"it holds {int((self.index.shards == number).sum()):,} images"
         try:
+            require_file(shard)
             size = shard.stat().st_size
         except FileNotFoundError:
             return f"{shard} is missing, {holds}: {_AGAIN}"
@@ -258,7 +188,39 @@ class Shards(PictureStore):
     def _problem(self, number: int) -> str:
         if problem := self._size_problem(number):
             return problem
-        return _sum_problem(self._shard(number), self.sums.get(shard_name(number), ""))
+        if problem := _sum_problem(self._shard(number), self.sums.get(shard_name(number), "")):
+            return problem
+        members = map(int, np.flatnonzero(self.index.shards == number))
+        wrong = [member_key(member) for member in members if not self._is_member(member)]
+        if not wrong:
+            return ""
+        other = f"does not hold what {INDEX} says of {len(wrong):,} images, {wrong[0]} the first"
+        return f"{self._shard(number)} {other}: {_AGAIN}"
+
+    def _is_member(self, member: int) -> bool:
+        """Whether a shard has a file of this name, size and sum where it should, and the JSON of one of its paths."""
+        place = self.index.place(member)
+        path = self._shard(place.shard)
+
+        def header(offset: int) -> tarfile.TarInfo:
+            block = self._files.read(path, offset=offset - tarfile.BLOCKSIZE, size=tarfile.BLOCKSIZE)
+            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+
+        try:
+            image = header(place.offset)
+            after = place.offset + -(-place.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
+            about = header(after)
+            if about.size > self.index.shard_sizes[place.shard]:
+                return False
+            says = json.loads(self._files.read(path, offset=after, size=about.size))
+            name = PurePath(image.name).stem
+            content = self._files.read(path, offset=place.offset, size=place.size)
+            if zlib.crc32(content) != place.checksum:
+                return False
+            fits = (name, image.size, about.name) == (member_key(member), place.size, f"{member_key(member)}.json")
+            return fits and image.isreg() and about.isreg() and self.index.member(says["path"]) == member
+        except (OSError, tarfile.HeaderError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
 
 def open_shards(folder: Path) -> Shards:
@@ -292,7 +254,11 @@ def read_sums(folder: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise DataError(f"{folder / SUMS} cannot be read ({error.strerror}): {_AGAIN}") from error
-    return {line[66:]: line[:64] for line in lines if len(line) > 66}
+    sums = {line[66:]: line[:64] for line in lines if len(line) > 66}
+    for name in sums:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise DataError(f"{folder / SUMS} names a file outside of its folder, {name}: {_AGAIN}")
+    return sums
 
 
 def _sum_problem(path: Path, wanted: str) -> str:
@@ -310,18 +276,11 @@ def _sum_problem(path: Path, wanted: str) -> str:
 def _read_index(path: Path, wanted: str) -> Index:
     if problem := _sum_problem(path, wanted):
         raise DataError(problem)
-    content = read_file(path)
     try:
-        arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about: dict[str, Any] = json.loads(header["__metadata__"][_ABOUT])
-        version = about["version"]
-    except (SafetensorError, ValueError, KeyError, TypeError):
+        return unpacked(read_file(path))
+    except OtherVersion as error:
+        raise DataError(f"{path} {error}: make the shards again with mwa-prepare shards=DIR") from None
+    except Contradiction as error:
+        raise DataError(f"{path} does not fit itself or its shards ({error}): {_AGAIN}") from None
+    except ValueError:
         raise DataError(f"{path} is no index of shards: give the folder that mwa-prepare shards=DIR made") from None
-    if version != VERSION:
-        raise DataError(
-            f"{path} is of version {version}, and this mwa_lightning reads version {VERSION}: make the shards again "
-            "with mwa-prepare shards=DIR"
-        )
-    paths = Strings.unpacked(arrays.pop("path_bytes"), arrays.pop("path_ends"))
-    return Index(layout=about["layout"], shard_bytes=about["shard_bytes"], paths=paths, **arrays)

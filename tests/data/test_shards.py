@@ -21,11 +21,13 @@ from multiprocessing import get_context
 from pathlib import Path, PurePath
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load, save
 
 from mwa_lightning.data import shard_writing, shards
 from mwa_lightning.data.images import FORMATS
@@ -43,6 +45,7 @@ from mwa_lightning.whole_files import file_sha256
 Write = Callable[..., Path]
 
 AGAIN = "copy it again from where the shards were made, or make them again with mwa-prepare shards=DIR"
+ABOUT = "mwa_lightning_shards"  # what an index says of itself
 SMALL = 5_000  # bytes of a shard: some pictures
 
 
@@ -694,6 +697,141 @@ def test_open__nothing_foreign_or_of_another_version(copy: Path, tmp_path: Path)
         replace_index(foreign)
         with pytest.raises(DataError, match=r"is no index of shards: give the folder that mwa-prepare"):
             open_shards(copy)
+
+
+def _rewritten(folder: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]], object]) -> None:
+    """Change the lists and the facts of an index, and its checksum with it."""
+    content = (folder / INDEX).read_bytes()
+    arrays = {name: array.copy() for name, array in load(content).items()}
+    about = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"][ABOUT])
+    change(arrays, about)
+    before = file_sha256(folder / INDEX)
+    (folder / INDEX).write_bytes(save(arrays, metadata={ABOUT: json.dumps(about)}))
+    (folder / SUMS).write_text((folder / SUMS).read_text().replace(before, file_sha256(folder / INDEX)))
+
+
+def _found(folder: Path) -> list[str]:
+    """What an inspection says of shards; a run is refused at its start by the first of it, or finds it as it reads."""
+    report = inspect({"layout": "karpathy", "shards": folder})
+    assert report.fatal is bool(report.problems)
+    return [problem.message for problem in report.problems]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda lists, about: lists["shards"].put(-1, 7), "it has 1 images in no shard"),
+        (lambda lists, about: lists["shards"].put(0, -1), "it has 1 images in no shard"),
+        (lambda lists, about: lists["offsets"].put(1, -5), "it has 1 images outside of their shard"),
+        (lambda lists, about: lists["offsets"].put(1, 2**63 - 1), "it has 1 images outside of their shard"),
+        (lambda lists, about: lists["members"].put(2, 10**6), "it has 1 paths that stand for no image"),
+        (lambda lists, about: lists["sizes"].put([0, 1], 2**40), "it has 2 images of an impossible size"),
+        (lambda lists, about: lists["sizes"].put(0, 2**31 - 1), "it has 1 images outside of their shard"),
+        (lambda lists, about: lists["checksums"].put(0, -1), "it has 1 images with no checksum"),
+        (lambda lists, about: lists["shard_sizes"].put(0, -1), "it has 1 images outside of their shard"),
+        (lambda lists, about: lists.pop("sizes"), "its lists are checksums, "),
+        (lambda lists, about: lists.update(more=lists["sizes"]), "its lists are checksums, "),
+        (lambda lists, about: lists.update(sizes=lists["sizes"][1:]), "have not the same length"),
+        (lambda lists, about: lists.update(sizes=lists["sizes"] * np.nan), "sizes is no list of whole numbers"),
+        (lambda lists, about: lists.update(sizes=lists["sizes"].astype(np.int32)), "sizes is no list of whole numbers"),
+        (lambda lists, about: lists.update(sizes=lists["sizes"][None]), "sizes is no list of whole numbers"),
+        (lambda lists, about: lists["path_ends"].put(-1, 10**9), "its paths have no ends"),
+        (lambda lists, about: lists["path_ends"].put(0, -1), "its paths have no ends"),
+        (lambda lists, about: lists["path_bytes"].put(0, 255), "its paths are not in order"),
+        (lambda lists, about: lists["path_bytes"].put(0, ord("z")), "its paths are not in order"),
+        (lambda lists, about: about.update(layout=["karpathy"]), "it says no layout"),
+        (lambda lists, about: about.pop("shard_bytes"), "it says no layout and size of shards"),
+    ],
+)
+def test_open__an_index_that_says_what_cannot_be(
+    copy: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]], object], says: str
+) -> None:
+    _rewritten(copy, change)
+    (line,) = _found(copy)
+    assert line.startswith(f"{copy / INDEX} does not fit itself or its shards (")
+    assert says in line
+
+
+@pytest.mark.parametrize("names", [("offsets", "sizes", "checksums"), ("members",)])
+def test_damage__an_index_that_takes_one_picture_for_another(
+    made: Callable[..., Source], tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """Its checksums fit the bytes; what the shards say of themselves does not."""
+    folder = tmp_path / "shards"
+    write_shards(made("karpathy"), folder, shard_bytes=10**6)
+
+    def swap(lists: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+        for name in names:
+            lists[name][[0, 1]] = lists[name][[1, 0]]
+
+    _rewritten(folder, swap)
+    (line,) = _found(folder)
+    assert line == f"{folder}/shard-00000.tar does not hold what {INDEX} says of 2 images, 000000000 the first: {AGAIN}"
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_damage__an_index_with_any_other_number_is_found(data: st.DataObject, whole: Path) -> None:
+    """At once, or where the shards are looked through; a run reads no other picture than the shards have there."""
+    kept = {path: path.read_bytes() for path in (whole / INDEX, whole / SUMS)}
+    extreme = st.sampled_from([-(2**63), -1, 0, 1, 2, 511, 512, 2**31, 2**32, 2**63 - 1])
+
+    def change(lists: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+        name = data.draw(st.sampled_from(sorted(lists)))
+        place = data.draw(st.integers(0, len(lists[name]) - 1))
+        value = data.draw(st.integers(0, 255) if name == "path_bytes" else extreme | st.integers(0, 20_000))
+        hypothesis.assume(value != lists[name][place])
+        lists[name][place] = value
+
+    try:
+        _rewritten(whole, change)
+        assert all(line.isprintable() for line in _found(whole))
+        assert _found(whole)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["annotations/../../mine.json", "/etc/passwd"])
+def test_open__no_file_outside_of_the_folder(copy: Path, name: str) -> None:
+    (copy / SUMS).write_text((copy / SUMS).read_text() + f"{'0' * 64}  {name}\n")
+    (line,) = _found(copy)
+    assert line == f"{copy / SUMS} names a file outside of its folder, {name}: {AGAIN}"
+
+
+@pytest.mark.parametrize("name", [INDEX, SUMS, "annotations/mine.json", "shard-00000.tar"])
+def test_open__what_is_no_file_is_named_at_once(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    assert f"{copy / name} cannot be read (it is a named pipe, not a file)" in _found(copy)[0]
+
+
+def test_reading__shards_that_change_meanwhile(copy: Path, tmp_path: Path) -> None:
+    """Each picture is that of the index, or none: one line ends the run, which goes on where all is as before."""
+    expected = {path: open_shards(copy).open(path).read() for path in _paths(open_shards(copy))}
+    shard = copy / "shard-00000.tar"
+    kept = shard.read_bytes()
+    index = open_shards(copy).index
+    held = [path for path in expected if not index.shards[index.member(path) or 0]]
+
+    def another() -> None:
+        (tmp_path / "another.tar").write_bytes(kept[:700] + kept[701:] + b"x")
+        (tmp_path / "another.tar").replace(shard)
+
+    for change in (lambda: os.truncate(shard, 700), another, lambda: shard.write_bytes(bytes(len(kept))), shard.unlink):
+        for begun in (False, True):
+            shard.unlink(missing_ok=True)
+            shard.write_bytes(kept)
+            store = open_shards(copy)
+            if begun:
+                store.open(held[0])
+            change()
+            for path, content in expected.items():
+                try:
+                    assert store.open(path).read() == content
+                except DamagedShard as error:
+                    assert path in held
+                    assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_open__a_path_that_was_not_stored(whole: Path) -> None:
