@@ -24,6 +24,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.reasoning_heads import StatementShape
 from mwa_lightning.training.build import USUAL_SHAPES, build_model, image_options
+from mwa_lightning.training.lavis_texts import settle_texts
 
 
 class Loaded(NamedTuple):
@@ -70,8 +71,8 @@ def load(
             `beit3_base`, `clip_b32`, `siglip2_base` and so on.
         checkpoint: Its weights, an official file, or the folder of one; `"random"` for none.
         adapter: None for the frozen model (zero-shot); an `adapter.safetensors`, whose metadata name the
-            method and its settings; a `.pth` of the released code of MultiWay-Adapter or ModeX; or the name
-            of a method, freshly made.
+            method and its settings; a `.pth` of the released code of MultiWay-Adapter or ModeX (with ModeX texts are
+            cleaned as in LAVIS, in which it was made); or the name of a method, freshly made.
         task: `retrieval`, `reasoning` or `entailment`; None = that of the adapter file, or retrieval. Where no adapter
             file says it, `reasoning` is of two images, true or false, and `entailment` of one image and three classes.
         tokenizer: The backbone's tokenizer: a file (`beit3.spm`), a folder, or `hf://OWNER/NAME`.
@@ -108,6 +109,7 @@ def load(
         if "pair" in config.backbone:
             values["backbone.pair"] = shape.images == 2
     apply(config, Request(choices={}, values=values, added={}))
+    settle_texts(config, always=True)
     model, reader = build_model(config, shape)
     return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config)))
 

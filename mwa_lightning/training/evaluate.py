@@ -23,6 +23,7 @@ from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
 from mwa_lightning.training.dead_workers import dead_workers_named
+from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.processes import gathered, is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
@@ -63,6 +64,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         reproducible(config),
     ):
         config = processes.agree_on_config()
+        settle_texts(config)
         expected = config.get("expect")
         if expected is not None:
             check_name(expected, statements=about_statements(config))

@@ -35,6 +35,7 @@ from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.examples import Examples
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
 from mwa_lightning.training.journal import Journal
+from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
 from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
@@ -78,6 +79,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         reproducible(config),
     ):
         config = processes.agree_on_config()
+        settle_texts(config)
         check_trainer_keys(config)
         # Until no process of the run is left.
         run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))
