@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from mwa_lightning.data.global_batch import kept_global_batch
+from mwa_lightning.data.identity import SplitIdentity, split_identity, tokenizer_identity
 from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.learnable import check_learnable, shared_images
 from mwa_lightning.data.ledger import Ledger, Outcome
 from mwa_lightning.data.loading import Loader, ReplacingDataset
 from mwa_lightning.data.problems import Problems
@@ -26,6 +29,8 @@ from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.data.worker_processes import WorkerContext, begin
 from mwa_lightning.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_FILES = 2000  # how many images of a split are looked at at the start; slow disks have 120,000
 
@@ -165,6 +170,8 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             self.ledger.storage = self._source.storage
             splits = self._source.read(Problems())
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
+        if stage == "fit":
+            self._look_at_training()
         needed = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -193,6 +200,15 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         if name in ("train", "val", "test"):
             raise DataError(f"{problem}; add some, or choose another split")
         raise ConfigError(f"{problem}; set split to one of these")
+
+    def identity(self, name: str) -> SplitIdentity:
+        """What a split is, wherever it lies (see `split_identity`). Raises ConfigError or DataError as `split`."""
+        assert self._source is not None, "setup comes first"
+        return split_identity(self.split(name), self._source.store)
+
+    def tokenizer_identity(self, name: str) -> str:
+        """What the tokenizer makes of the texts of a split, as a SHA-256."""
+        return tokenizer_identity(self.tokenizer, self.split(name))
 
     def picture(self, split: str, place: int) -> Image.Image:
         """An image of a split as it lies on the disk, for people to look at. Raises DataError if it cannot be read."""
@@ -316,6 +332,24 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             pin_memory=on_gpu,
             **options,
         )
+
+    def _look_at_training(self) -> None:
+        """Refuse a training split that teaches nothing; warn of images that are evaluated and trained on.
+
+        Raises:
+            DataError: It is missing, or all samples have one image, one text or one class.
+        """
+        train = self.split("train")
+        check_learnable(train)
+        for name, split in self._splits.items():
+            if name != "train" and (count := shared_images(train, split)):
+                logger.warning(
+                    "%d of the %d images of the %s split are in the train split too: its metrics will be too high; "
+                    "split by image, or leave the splits out of the table (mwa-prepare check=true lists them)",
+                    count,
+                    len(split.pictures),
+                    name,
+                )
 
     def _look_at_texts(self, split: SplitT) -> None:
         """Look for texts of which the tokenizer leaves nothing; those with a letter or a digit are no such."""

@@ -139,10 +139,14 @@ def format_report(report: Report, *, most: int = 20) -> str:
         lines.append(f"{kind}: {count:,}")
         lines += _some([problem.message for problem in report.problems if problem.kind == kind], most)
     if report.shared_pictures:
-        lines.append(f"same picture in two splits (a run goes on all the same): {len(report.shared_pictures):,}")
+        lines.append(
+            f"same picture in two splits (a run warns: metrics will be too high): {len(report.shared_pictures):,}"
+        )
         lines += _some(report.shared_pictures, most)
     lines += report.notes
-    lines.append(f"{len(report.problems):,} problems" if report.problems else "no problems")
+    ends = [f"{len(report.problems):,} problems"] if report.problems else []
+    ends += [f"{len(report.shared_pictures):,} pictures in two splits"] if report.shared_pictures else []
+    lines.append(", ".join(ends) or "no problems")
     return "\n".join(lines)
 
 

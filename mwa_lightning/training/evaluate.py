@@ -19,6 +19,7 @@ from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import parameter_figures
 from mwa_lightning.tasks.retrieval import RetrievalTask
+from mwa_lightning.training import provenance
 from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
@@ -88,6 +89,9 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         run.create(checkpoints=False)
         run.write_config(config)
         with raised_again(stop.signals), run.logging(), dead_workers_named():
+            inputs = provenance.inputs_of(config, data, model, [config.split]) if processes.first else {}
+            if run.provenance.is_file() and processes.first:
+                provenance.check_inputs(run, inputs)
             figures = evaluate_model(
                 config,
                 model,
@@ -101,6 +105,10 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
             )
             figures |= parameter_figures(model)
             run.write_metrics(figures)
+            if processes.first:
+                file = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)
+                of = provenance.of_metrics(inputs, split=config.split, adapter=file)
+                provenance.write(run, inputs, {config.split: of})
             show(closing_table(figures, split=config.split))
             data.ledger.merge(gathered(data.ledger.news))
             data.ledger.sum_up()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,6 +25,7 @@ from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
+from mwa_lightning.training import provenance
 from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
 from mwa_lightning.training.checkpointing import CheckpointFiles
@@ -41,7 +43,7 @@ from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.optim import make_optimizer, make_scheduler
 from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint
+from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint, is_foreign, origin_of
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import (
@@ -107,7 +109,8 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             with run.logging(), dead_workers_named():
                 log.info("run directory: %s", run.path)
                 log.info("mwa_lightning %s", described())
-                return _run(config, task, data, run, processes, stop)
+                inputs = _inputs(config, data, model, run) if processes.first else {}
+                return _run(config, task, data, run, processes, stop, inputs)
 
 
 def _run(
@@ -117,6 +120,7 @@ def _run(
     run: RunDirectory,
     processes: Processes,
     stop: StopAgreement,
+    inputs: provenance.Provenance,
 ) -> dict[str, float]:
     """The part of a run that writes."""
     model: AdaptedModel = task.model
@@ -146,13 +150,24 @@ def _run(
         coordinator=config.save_coordinator,
         callbacks=[stop],
     )
-    figures |= keeper.best_figures
+    figures |= {name: value for name, value in keeper.best_figures.items() if name.startswith("val/")}
     figures[FINISHED] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.
     step = earlier.get("time/step_s") if math.isnan(pace.median) else pace.median
     if step is not None:
         figures["time/step_s"] = step
     run.write_metrics(figures)
+    if processes.first:
+        measured: dict[str, tuple[str, Path | None]] = {
+            "val": ("val", run.adapter),
+            config.split: (config.split, run.adapter),
+        }
+        if any(name.startswith("zero_shot/") for name in figures):
+            measured["zero_shot"] = (config.split, None)
+        of = {
+            name: provenance.of_metrics(inputs, split=split, adapter=file) for name, (split, file) in measured.items()
+        }
+        provenance.write(run, inputs, of)
     conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
     show(closing_table(figures, split=config.split))
     stop.close = None
@@ -161,6 +176,23 @@ def _run(
     data.ledger.sum_up()
     log.info("run directory: %s", run.path)
     return figures
+
+
+def _inputs(
+    config: DictConfig, data: SplitDataModule[Any], model: AdaptedModel, run: RunDirectory
+) -> provenance.Provenance:
+    """What the run works on, known to be what its earlier starts, and the run that it resumes, worked on."""
+    inputs = provenance.inputs_of(config, data, model, ["train", "val", config.split])
+    origin = origin_of(config)
+    if origin is not None and is_foreign(origin, run.checkpoints):
+        home = RunDirectory(origin.parent.parent)
+        if home.config.is_file():
+            provenance.check_inputs(home, inputs)
+    if run.provenance.is_file() or any(run.checkpoints.glob("*.ckpt")):
+        provenance.check_inputs(run, inputs)
+    if not run.provenance.is_file():
+        provenance.write(run, inputs, {})
+    return inputs
 
 
 def _zero_shot(

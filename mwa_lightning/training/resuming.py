@@ -38,7 +38,10 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
         if home.config.is_file():
             changed = home.other_settings(config)  # the checkpoint itself has none
             if changed:
-                raise ConfigError(f"resume={origin}: its run has other settings: {changed}; go on with the same")
+                raise ConfigError(
+                    f"resume={origin}: its run has other settings: {changed}; resume with the same, or begin a run "
+                    f"with adapter.checkpoint={home.adapter}, which takes its weights alone"
+                )
         else:
             log.warning("resume=%s: no config.yaml of its run is there to compare the settings with", origin)
     if started:

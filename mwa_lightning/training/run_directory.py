@@ -62,6 +62,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.json"
         self.metrics_table = path / "metrics.csv"
+        self.provenance = path / "provenance.json"
         self.log = path / "train.log"
         self.predictions = path / "predictions.safetensors"
         self.coordinator = path / "coordinator.safetensors"
@@ -123,7 +124,12 @@ class RunDirectory:
             return False
         changed = self.other_settings(config)
         if changed:
-            raise ConfigError(f"run_dir={self.path}: holds a run with other settings: {changed}; choose another")
+            on = (
+                f", with adapter.checkpoint={self.adapter} to train on from its weights"
+                if self.adapter.is_file()
+                else ""
+            )
+            raise ConfigError(f"run_dir={self.path}: holds a run with other settings: {changed}; choose another{on}")
         return True
 
     def other_settings(self, config: DictConfig) -> str:
@@ -245,6 +251,12 @@ def _made(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def result_settings(config: DictConfig) -> dict[str, Any]:
+    """Every setting that changes what a run gives, by its dotted name, in order."""
+    flat = _flat(config)
+    return {key: flat[key] for key in sorted(flat) if key not in FREE_KEYS and not key.startswith("logger.")}
 
 
 def write_atomically(path: Path, content: bytes) -> None:

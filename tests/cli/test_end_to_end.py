@@ -23,6 +23,7 @@ FILES = {
     "config.yaml",
     "metrics.csv",
     "metrics.json",
+    "provenance.json",
     "predictions.safetensors",
     "train.log",
 }

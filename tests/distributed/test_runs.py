@@ -38,6 +38,7 @@ FILES = {
     "config.yaml",
     "metrics.csv",
     "metrics.json",
+    "provenance.json",
     "train.log",
 }
 

@@ -81,6 +81,7 @@ def test_fit__leaves_a_complete_run_directory(
         "checkpoints/sha256.txt",
         "metrics.csv",
         "metrics.json",
+        "provenance.json",
         "predictions.safetensors",
         "train.log",
     }

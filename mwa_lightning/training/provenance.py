@@ -1,0 +1,112 @@
+"""What the metrics of a run are of: data, weights, adapter and settings, by content, in `provenance.json`.
+
+`metrics.json` has a number for each name; this file says, for each beginning of a name (`test`, `val`, `zero_shot`),
+which data it was measured on and with what. A run that resumes, and one that is started again after its end, is held
+against it: the data may have moved, but must be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mwa_lightning.data.base import SplitDataModule
+from mwa_lightning.errors import ConfigError
+from mwa_lightning.tasks.model import AdaptedModel
+from mwa_lightning.training.run_directory import RunDirectory, result_settings, write_atomically
+from mwa_lightning.whole_files import file_sha256
+
+log = logging.getLogger(__name__)
+
+Provenance = dict[str, Any]
+
+
+def inputs_of(config: DictConfig, data: SplitDataModule[Any], model: AdaptedModel, splits: Iterable[str]) -> Provenance:
+    """What a run works on: the identity of its splits, tokenizer and frozen weights, and of the adapter it starts from.
+
+    `data` has to be set up for the splits.
+    """
+    checkpoint = config.adapter.get("checkpoint")
+    names = list(dict.fromkeys(splits))
+    return {
+        "data": {name: data.identity(name) for name in names},
+        "tokenizer_sha256": data.tokenizer_identity(names[0]),
+        "backbone": {"name": str(config.backbone.name), "fingerprint": model.backbone.fingerprint},
+        "adapter_sha256": None if checkpoint is None else _file_sha256(Path(checkpoint)),
+        "settings_sha256": hashlib.sha256(repr(result_settings(config)).encode()).hexdigest(),
+    }
+
+
+def of_metrics(inputs: Provenance, *, split: str, adapter: Path | None) -> Provenance:
+    """What metrics of a split are of, where `adapter` was used, the file as it is now."""
+    return {
+        "data": {"split": split, **inputs["data"][split]},
+        **{key: inputs[key] for key in ("tokenizer_sha256", "backbone", "settings_sha256")},
+        "adapter_sha256": None if adapter is None else _file_sha256(adapter),
+    }
+
+
+def read(run: RunDirectory) -> Provenance:
+    """The provenance in a run directory, empty if there is none. Raises ConfigError if it is damaged."""
+    if not run.provenance.is_file():
+        return {}
+    try:
+        found = json.loads(run.provenance.read_text("utf-8"))
+        return {"inputs": dict(found["inputs"]), "metrics": dict(found["metrics"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{run.provenance}: cannot be read, it is damaged; choose another run_dir") from error
+
+
+def write(run: RunDirectory, inputs: Provenance, metrics: Mapping[str, Provenance]) -> None:
+    """Write `provenance.json` whole."""
+    if run.writes:
+        content = {"inputs": inputs, "metrics": dict(metrics)}
+        write_atomically(run.provenance, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def check_inputs(run: RunDirectory, inputs: Provenance) -> None:
+    """Compare what a run works on now with what it began with.
+
+    Raises ConfigError, which says what differs and how to measure it on purpose. A run of a version that left no
+    provenance is warned of.
+    """
+    earlier = read(run).get("inputs", {})
+    if not earlier:
+        log.warning(
+            "%s has no %s: that data and weights are still the same is not known", run.path, run.provenance.name
+        )
+        return
+    changed = _difference(earlier, inputs)
+    if changed:
+        way = f"mwa-eval run={run.path} with other data or weights measures it" if run.finished else "give it the same"
+        raise ConfigError(f"run_dir={run.path}: holds a run on {changed}; {way}, or choose another run_dir")
+
+
+def _difference(earlier: Provenance, now: Provenance) -> str:
+    """What differs, for people; empty if nothing does. Splits that one of the two lacks are not compared."""
+    for split in earlier["data"].keys() & now["data"].keys():
+        before, after = earlier["data"][split], now["data"][split]
+        if before != after:
+            return f"another {split} split ({_counts(before)}), now it is {_counts(after)}"
+    if earlier["tokenizer_sha256"] != now["tokenizer_sha256"] and earlier["data"].keys() == now["data"].keys():
+        return "texts of another tokenizer (backbone.tokenizer)"
+    before, after = (each["backbone"]["fingerprint"][:12] for each in (earlier, now))
+    if before != after:
+        return f"other frozen weights ({before}), now backbone.checkpoint has {after}"
+    if earlier["adapter_sha256"] != now["adapter_sha256"]:
+        return "another file of adapter.checkpoint"
+    return ""
+
+
+def _counts(identity: Mapping[str, Any]) -> str:
+    return f"{identity['images']:,} images, {identity['samples']:,} texts, sha256 {identity['sha256'][:12]}"
+
+
+def _file_sha256(path: Path) -> str | None:
+    return file_sha256(path) if path.is_file() else None
