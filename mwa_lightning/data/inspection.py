@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -185,7 +186,9 @@ def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[
     if not workers:
         yield from map(partial(_examine, reader=reader), paths)
         return
-    with ProcessPoolExecutor(workers, initializer=_take_reader, initargs=(reader,)) as pool:
+    # Forked: a fresh interpreter would import from the current directory first.
+    forked = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=forked, initializer=_take_reader, initargs=(reader,)) as pool:
         yield from pool.map(_examine_here, paths, chunksize=_IMAGES_A_TASK)
 
 

@@ -9,7 +9,9 @@ without having told their ids, so nothing could go on with them.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +66,9 @@ class SlurmLauncher:
         from submitit.core.utils import FailedJobError
 
         # One folder for all: SLURM does not make one for a job that starts before submitit has heard of its id.
-        executor = submitit.AutoExecutor(folder=self._folder.path / ".submitit", cluster="slurm")
+        executor = submitit.AutoExecutor(
+            folder=self._folder.path / ".submitit", cluster="slurm", slurm_python=f"{shlex.quote(sys.executable)} -P"
+        )
         executor.update_parameters(**self._parameters)
         commands = [[*_BECOME, str(self._folder.log(job)), *TRAIN, *self._folder.command(job)] for job in jobs]
         with held_back():  # a terminal tells sbatch too, and nobody would know of jobs whose ids are not noted

@@ -143,7 +143,8 @@ class Processes:
         if self.workers or count < 2:
             return
         config = OmegaConf.to_yaml(self.config, resolve=True).encode()
-        command = [sys.executable, "-m", "mwa_lightning.training.worker", str(os.getpid())]
+        # -P: without the current directory among the places that modules come from.
+        command = [sys.executable, "-P", "-m", "mwa_lightning.training.worker", str(os.getpid())]
         for local_rank in range(1, count):
             environment = os.environ | {"LOCAL_RANK": str(local_rank)}
             with held_back():

@@ -110,7 +110,9 @@ def test_carry_out__all_jobs_are_one_array(programs: Path, tmp_path: Path) -> No
     (programs / "queue").write_text("")
     thread.join(timeout=30)
     assert ids(folder) == ["1_0", "1_1", "1_2", "1_3"]
-    assert "--array=0-3%2\n" in (programs / "array1").read_text()
+    script = (programs / "array1").read_text()
+    assert "--array=0-3%2\n" in script
+    assert f"{sys.executable} -P -u -m submitit" in script  # or it would import from the current directory
 
 
 def test_carry_out__ctrl_c_while_jobs_are_submitted(programs: Path, tmp_path: Path, interruptible: None) -> None:
