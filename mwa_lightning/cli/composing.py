@@ -20,7 +20,7 @@ from mwa_lightning.cli.menu import config_directory, group_options, groups_of
 from mwa_lightning.cli.schema import check_values
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.regular_files import NotAFile, require_file
+from mwa_lightning.plain_files import read_yaml
 
 # Its keys are those of a class of another library, of which the YAML files name but some.
 ADDABLE = "trainer."
@@ -116,23 +116,24 @@ def apply(config: DictConfig, request: Request) -> None:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"a ${{...}} in the configuration cannot be resolved: {_first_line(error)}") from error
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{key}=???: stands for a value that is still missing; give one")
     check_values(config)
 
 
-def load_saved(path: Path) -> DictConfig:
-    """Read the config.yaml of a run."""
+def load_saved(path: Path) -> dict[str, Any]:
+    """Read the config.yaml of a run as plain data. Raises ConfigError."""
     try:
-        require_file(path)
-        config = OmegaConf.load(path)
+        config = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist: run= wants a directory that mwa-train left, with config.yaml in it"
         ) from error
-    except NotAFile as error:
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): run= wants what mwa-train left") from error
-    except Exception as error:  # whatever the YAML reader makes of a file that is none
-        raise ConfigError(f"{path} cannot be read as YAML: {_first_line(error)}") from error
-    if not isinstance(config, DictConfig):
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ConfigError(f"{path} is not the configuration of a run: it holds no keys")
     return config
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,22 +73,29 @@ def _of_run(request: Request) -> DictConfig:
     """What the run's config.yaml has, but for groups that are chosen anew."""
     from mwa_lightning.cli.composing import compose_groups, load_saved
     from mwa_lightning.cli.menu import group_options, groups_of
+    from mwa_lightning.cli.trusted import check_saved
 
     if "experiment" in request.choices:
         raise ConfigError("experiment= does not go with run=, which has its own: override single keys or groups")
     directory = Path(str(request.values["run"])).expanduser().absolute()
     if not directory.is_dir():
         raise ConfigError(f"run={directory}: there is no such directory")
-    saved = load_saved(directory / "config.yaml")
-    unlike = [group for group in groups_of("evaluate") if group != "experiment" and group not in saved]
+    file = directory / "config.yaml"
+    saved = load_saved(file)
+    groups = [group for group in groups_of("evaluate") if group != "experiment"]
+    unlike = [group for group in groups if not isinstance(saved.get(group), dict)]
     if unlike:
-        raise ConfigError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {unlike[0]}")
-    named = {"backbone": saved.backbone.get("name"), "task": saved.task.get("name"), "data": saved.data.get("layout")}
+        raise ConfigError(f"{file} is not the configuration of a run: it has no {unlike[0]}")
+    saved = {key: value for key, value in saved.items() if key not in request.choices and key not in ("run", "run_dir")}
+    check_saved(saved, origin=file, typed=request.values.keys() | request.added.keys())
+    identities = {"backbone": "name", "task": "name", "data": "layout"}
+    named = {group: saved[group].get(key) for group, key in identities.items() if group in saved}
     chosen: dict[str, str | None] = {group: name for group, name in named.items() if name in group_options(group)}
     config = compose_groups("evaluate", chosen | request.choices)
     for key, value in saved.items():
-        if key in config and key not in request.choices and key != "run_dir":
+        if key in config:
             config[key] = _with_newer_keys(config[key], value)
+    _check_built_in(saved, request, origin=file)
     if request.values.get("data.root") is not None:
         config.data.shards = None  # those of the run would take its place
     if "adapter" in request.choices:
@@ -106,11 +113,26 @@ def _with_newer_keys(default: Any, saved: Any) -> Any:
     """What a run's configuration has, and the defaults of keys that its version did not have yet."""
     from omegaconf import DictConfig, OmegaConf
 
-    if isinstance(default, DictConfig) and isinstance(saved, DictConfig):
+    if isinstance(default, DictConfig) and isinstance(saved, dict):
         of_one_kind = default.get("_target_") is not None and default.get("_target_") == saved.get("_target_")
         # Merged as plain keys: those that there are no more must not make it fail here.
         return OmegaConf.merge(OmegaConf.to_container(default), saved) if of_one_kind else saved
     return saved
+
+
+def _check_built_in(saved: Mapping[str, Any], request: Request, *, origin: Path) -> None:
+    """Raise ConfigError if a data set would be made in a folder that only the run's configuration names."""
+    from mwa_lightning.cli.consistency import BUILT_IN
+
+    data = saved.get("data", {})
+    root = data.get("root")
+    if root is None or data.get("layout") not in BUILT_IN or "data.root" in request.values:
+        return
+    if not Path(str(root)).is_dir() and request.values.get("data.shards", data.get("shards")) is None:
+        raise ConfigError(
+            f"{origin}: its data.root={root} is not there, and is not made because a file names it; give "
+            "data.root=DIR, or data.root=null for the cache"
+        )
 
 
 def _execute(config: DictConfig) -> None:

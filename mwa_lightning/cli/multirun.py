@@ -33,6 +33,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
     """
     from mwa_lightning.cli.composing import compose_command
     from mwa_lightning.cli.grid import grid, split
+    from mwa_lightning.cli.trusted import check_words
     from mwa_lightning.sweeps.comparison import as_markdown, read_runs, table
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.launching import carry_out
@@ -47,6 +48,9 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
         raise ConfigError(
             f"run_dir={given.path}: holds no sweep to go on with; give the words of one, such as seed=1,2"
         )
+    if given is not None and not of_jobs:
+        for job in recorded:
+            check_words(job.overrides, origin=given.record)
     wanted = [job.overrides for job in recorded] if recorded and not of_jobs else grid(of_jobs)
     configs = [checked(words, compose, number) for number, words in enumerate(wanted)]
     jobs = numbered(wanted, recorded)

@@ -96,6 +96,13 @@ def _project(value: Any) -> str:
     return text
 
 
+def _folder_name(value: Any) -> str:
+    text = _text(value)
+    if text in (".", "..") or set(text) & set("/\\\0"):
+        raise ValueError("want the name of a folder, without / and \\; run_dir= takes a path")
+    return text
+
+
 def _path(value: Any) -> str:
     """Make a path absolute, so that a saved configuration means the same from any directory."""
     return str(Path(_text(value)).expanduser().absolute())
@@ -165,7 +172,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?<!\.json)(?<!\.txt)(?<!\.gz
 
 _positive = _number(0, with_low=False)
 RULES: dict[str, Rule] = {
-    "name": _optional(_text),
+    "name": _optional(_folder_name),
     "run_dir": _optional(_path),
     "resume": _resume,
     "run": _optional(_path),

@@ -98,7 +98,9 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     """
     from mwa_lightning.cli.grid import parse
     from mwa_lightning.cli.multirun import checked, make_launcher, new_folder
+    from mwa_lightning.cli.schema import check_values
     from mwa_lightning.cli.train import compose_checked
+    from mwa_lightning.cli.trusted import check_noted, check_words
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.search import Search
     from mwa_lightning.sweeps.space import corners, distribution, word
@@ -111,9 +113,13 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
             "choose another folder"
         )
     noted = {} if given is None else recorded_search(given)
+    if given is not None:
+        check_noted({key: value for key, value in noted.items() if key != "words"}, origin=given.path / DATABASE)
+        check_words([] if settings.words else noted.get("words", []), origin=given.path / DATABASE)
     words = list(settings.words) or noted.get("words", [])
     untyped = [key for key in settings.tune if f"tune.{key}" not in settings.typed]
     settings.tune.update({key: noted[key] for key in untyped if key in noted})
+    check_values(settings)
     # Of a key given twice the last counts.
     overrides = {each.get_key_element(): (argument, each) for argument, each in zip(words, parse(words), strict=True)}
     space = {key: distribution(each) for key, (_, each) in overrides.items() if each.is_sweep_override()}

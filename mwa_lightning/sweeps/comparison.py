@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.plain_files import read_yaml
 from mwa_lightning.sweeps.folder import RECORD, SweepFolder
 from mwa_lightning.training.run_directory import FINISHED, FREE_KEYS
 
@@ -95,11 +94,11 @@ def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
     file = path / "config.yaml"
     try:
         if file.is_file():
-            config = _flat(yaml.safe_load(file.read_text("utf-8")))
+            config = _flat(read_yaml(file))
         file = path / "metrics.json"
         if file.is_file():
             measured = {name: float(value) for name, value in json.loads(file.read_text("utf-8")).items()}
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError, OSError):
+    except (ValueError, AttributeError, TypeError, OSError):
         return Run(label, f"{file.name} cannot be read", config, {})
     evaluation = "expect" in config  # a key of evaluations only
     if FINISHED in measured or (evaluation and measured):

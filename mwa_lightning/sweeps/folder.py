@@ -13,6 +13,7 @@ import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.plain_files import read_yaml
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
 from mwa_lightning.whole_files import is_left_behind, writing
 
@@ -62,11 +63,11 @@ class SweepFolder:
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:
-            content = yaml.safe_load(self.record.read_text("utf-8"))
+            content = read_yaml(self.record)
             return [
                 Job(number, _words(entry.pop("overrides")), entry) for number, entry in sorted(content["jobs"].items())
             ]
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise ConfigError(f"{self.record} cannot be read as the record of a sweep") from error
 
     def write(self, jobs: Sequence[Job]) -> None:

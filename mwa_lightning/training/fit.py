@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
@@ -324,6 +324,6 @@ def _trained(task: AdaptationTask[Any, Any]) -> list[str]:
 def _log_settings(loggers: list[Logger], run: RunDirectory) -> None:
     """Tell the loggers what config.yaml says."""
     if run.writes:
-        settings: Any = OmegaConf.to_container(run.read_config(), resolve=True)
+        settings = run.read_config()
         for logger in loggers:
             logger.log_hyperparams(settings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -101,10 +102,10 @@ def _changed(path: Path) -> int:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
-def origin_of(config: DictConfig) -> Path | None:
+def origin_of(config: DictConfig | Mapping[str, Any]) -> Path | None:
     """The checkpoint that `resume` names, if it names one."""
     resume = config.get("resume", "auto")
-    return None if resume in ("auto", "never") else Path(resume)
+    return None if resume in ("auto", "never") else Path(str(resume))
 
 
 def is_foreign(path: Path, checkpoints: Path) -> bool:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
 from mwa_lightning.errors import ConfigError, Interrupted, StorageError, TrainingError, UserError, shorten
+from mwa_lightning.plain_files import read_yaml
 from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.run_lock import LOCK, RunLock
 from mwa_lightning.whole_files import in_directory, is_left_behind, whole_file
@@ -162,11 +163,11 @@ class RunDirectory:
         text = OmegaConf.to_yaml({**resolved, VERSION: mwa_lightning.__version__, COMMIT: commit()})
         write_atomically(self.config, text.encode())
 
-    def read_config(self) -> DictConfig:
-        """The configuration of an earlier start. Raises ConfigError if it is damaged."""
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of an earlier start, as plain data. Raises ConfigError if it is damaged."""
         with _undamaged(self.config):
-            config = OmegaConf.load(self.config)
-            assert isinstance(config, DictConfig)
+            config = read_yaml(self.config)
+            assert isinstance(config, dict)
         return config
 
     def write_metrics(self, figures: Mapping[str, float]) -> None:

@@ -91,7 +91,7 @@ def test_run__that_did_not_end(run_directory: Path, capsys: pytest.CaptureFixtur
         ("a: [", "cannot be read as YAML"),
         ("- 1\n", "not the configuration of a run"),
         ("seed: 3\n", "it has no backbone"),
-        ("", "it has no backbone"),
+        ("", "not the configuration of a run"),
     ],
 )
 def test_run__damaged_configuration(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.comparison import as_csv, as_markdown, differing, read_runs, table
@@ -36,7 +37,7 @@ def leave(path: Path, figures: dict[str, float] | None, **changes: Any) -> Path:
             config[part][name] = value
         else:
             config[part] = value
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(config))  # as runs do
     if figures is not None:
         (path / "metrics.json").write_text(json.dumps(figures))
     return path
