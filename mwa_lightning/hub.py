@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.cli.composing import Request, apply, compose_groups
 from mwa_lightning.cli.menu import config_directory, group_options
 from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.data.images import colour_of, rule_of
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform
 from mwa_lightning.errors import CheckpointError, ConfigError
@@ -47,6 +49,7 @@ def load(
     task: str | None = None,
     tokenizer: str | Path | None = None,
     image_size: int | None = None,
+    background: str | Sequence[int] | None = "auto",
 ) -> Loaded:
     """Load a backbone of `configs/backbone`, adapted where an adapter is given.
 
@@ -78,6 +81,9 @@ def load(
         tokenizer: The backbone's tokenizer: a file (`beit3.spm`), a folder, or `hf://OWNER/NAME`.
         image_size: Side of the images in pixels; position embeddings are interpolated to it. None is the size that
             an `adapter.safetensors` was trained at, or else the backbone's own.
+        background: The colour on which `transform` lays transparent images, None for none, as `data.background`. "auto"
+            is that of the data that an `adapter.safetensors` was trained on, which also says whether images are turned
+            as the camera noted and 16 bits are scaled to 8; without one: white, and yes.
 
     Raises:
         ConfigError: No such backbone or adapter, or parts that do not fit.
@@ -90,6 +96,12 @@ def load(
         )
     method, values = _adapter(adapter)
     metadata = _metadata(adapter)
+    try:
+        rule = rule_of(metadata.get("pictures", "{}"))
+    except (ValueError, ConfigError, RecursionError) as error:
+        raise CheckpointError(f"{adapter}: its metadata do not say how pictures are read; train it again") from error
+    if background != "auto":
+        rule = replace(rule, background=colour_of(background))
     task = task or metadata.get("task", "retrieval")
     if task not in group_options("task"):
         raise ConfigError(f"there is no task {task!r}. Choose one of {', '.join(group_options('task'))}")
@@ -111,7 +123,7 @@ def load(
     apply(config, Request(choices={}, values=values, added={}))
     settle_texts(config, always=True)
     model, reader = build_model(config, shape)
-    return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config)))
+    return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config), rule=rule))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
 from mwa_lightning.backbones.checkpoints.siglip import siglip_key_map
 from mwa_lightning.backbones.dual import DualEncoder
 from mwa_lightning.cli.composing import Request, apply, compose_groups
+from mwa_lightning.data.images import PictureRule
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.tasks.model import RetrievalModel
@@ -137,7 +138,7 @@ def test_load__adapter_file_brings_method_and_settings(
         call(weights, path)
 
 
-def test_load__adapter_file_brings_its_image_size(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
+def test_load__adapter_file_brings_its_images(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:
     size = TINY.image_size + TINY.patch_size
     trained = call(weights, "head_only", image_size=size).model
     config = compose_groups("train", {"backbone": "beit3_tiny", "adapter": "head_only"})
@@ -145,13 +146,20 @@ def test_load__adapter_file_brings_its_image_size(call: Callable[..., Loaded], w
     save_adapter(path, trained_state(trained), metadata=adapter_metadata(config, trained))
     loaded = call(weights, path)
     assert loaded.transform.image_size == loaded.model.backbone.image_size == size
-    assert call(weights, path, image_size=TINY.image_size).transform.image_size == TINY.image_size
+    other = call(weights, path, image_size=TINY.image_size, background="black").transform
+    assert (other.image_size, other.rule) == (TINY.image_size, PictureRule(exif=False, background=(0, 0, 0)))
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    assert loaded.transform.rule == PictureRule(exif=False)  # that of data=scenes
+    save_file(load_file(path), tmp_path / "strange.safetensors", metadata | {"pictures": "[]"})
+    with pytest.raises(CheckpointError, match="metadata do not say how pictures are read"):
+        call(weights, tmp_path / "strange.safetensors")
+    del metadata["pictures"]
     del metadata["image_size"]  # as files of version 0.1 are
     save_file(load_file(path), path, metadata)
-    assert call(weights, path).transform.image_size == TINY.image_size
+    plain = call(weights, path).transform
+    assert (plain.image_size, plain.rule) == (TINY.image_size, PictureRule())
 
 
 def test_load__released_adapter_brings_its_form(call: Callable[..., Loaded], weights: Path, tmp_path: Path) -> None:

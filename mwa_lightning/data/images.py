@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,23 +53,48 @@ class Read(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageReader:
-    """Reads a file into an RGB image.
+class PictureRule:
+    """How a picture becomes one in RGB.
 
-    Grayscale, palette and CMYK are converted by Pillow's `convert("RGB")`, as the official code does. Of a file with
-    several pictures, it is the first.
+    Grayscale, palette and CMYK are converted by Pillow's `convert("RGB")`, as the official code does.
 
     Args:
         exif: Turn the picture as the camera noted. The authors of the official sets did not.
         scale_deep: Scale grayscale of 16 bits, and of fractions, to 8 bits. The official conversion clips it to white.
         background: The colour on which a transparent picture is laid; None drops its transparency, as the official
             code does, whereupon whatever colour is stored there appears, mostly black.
+    """
+
+    exif: bool = True
+    scale_deep: bool = True
+    background: Colour | None = WHITE
+
+    def to_rgb(self, image: Image.Image, where: str = "the image") -> Read:
+        """A picture in RGB. Raises DataError if its numbers make no picture; other errors are those of Pillow."""
+        # How the pixels of a PNG lie in the file: it is known until they are read.
+        raw = str(image.tile[0][3]) if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+        image.load()  # before the note of the camera, whose reader would swallow what is wrong with a PNG
+        turn = _turn(image) if self.exif else None
+        alpha = _alpha(image, raw) if image.has_transparency_data else None
+        if alpha is not None and alpha.getextrema()[0] == 255:
+            alpha = None
+        rgb = _eight_bits(image, where, scale=self.scale_deep).convert("RGB")
+        if alpha is not None and self.background is not None:
+            laid = Image.new("RGB", rgb.size, self.background)
+            laid.paste(rgb, mask=alpha)
+            rgb = laid
+        rgb.info.clear()  # what was transparent is not any more
+        return Read(rgb if turn is None else rgb.transpose(turn), alpha is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReader(PictureRule):
+    """Reads a file into an RGB image; of a file with several, it is the first.
+
+    Args:
         store: Where the bytes of a file come from.
     """
 
-    exif: bool
-    scale_deep: bool
-    background: Colour | None = WHITE
     store: PictureStore = field(default_factory=PictureFolder)
 
     def __call__(self, path: str | Path) -> Image.Image:
@@ -96,7 +122,7 @@ class ImageReader:
                 warnings.simplefilter("ignore")  # of what Pillow copes with
                 with Image.open(file, formats=FORMATS) as image:
                     _require_size(image, where)
-                    return self._to_rgb(image, where)
+                    return self.to_rgb(image, where)
         except UserError:  # of a signal too
             raise
         except Image.DecompressionBombError:
@@ -110,21 +136,6 @@ class ImageReader:
                 raise  # what the disk says
             reason = one_line(str(error)) or type(error).__name__
             raise DataError(f"{where} does not decode ({reason}): fetch it again, or leave it out") from None
-
-    def _to_rgb(self, image: ImageFile.ImageFile, where: str) -> Read:
-        raw = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""  # how its pixels lie in the file
-        image.load()  # before the note of the camera, whose reader would swallow what is wrong with a PNG
-        turn = _turn(image) if self.exif else None
-        alpha = _alpha(image, raw) if image.has_transparency_data else None
-        if alpha is not None and alpha.getextrema()[0] == 255:
-            alpha = None
-        rgb = _eight_bits(image, where, scale=self.scale_deep).convert("RGB")
-        if alpha is not None and self.background is not None:
-            laid = Image.new("RGB", rgb.size, self.background)
-            laid.paste(rgb, mask=alpha)
-            rgb = laid
-        rgb.info.clear()  # what was transparent is not any more
-        return Read(rgb if turn is None else rgb.transpose(turn), alpha is not None)
 
 
 def require_picture(file: BinaryIO, where: str) -> None:
@@ -144,6 +155,15 @@ def require_picture(file: BinaryIO, where: str) -> None:
     file.seek(0)
 
 
+def rule_of(text: str) -> PictureRule:
+    """The rule that an adapter file says, in JSON; one's own where it says none. Raises ValueError if it is none."""
+    says = json.loads(text)
+    if not isinstance(says, dict) or says.keys() - {"exif", "scale_deep", "background"}:
+        raise ValueError("no rule for pictures")
+    flags = {key: value is True for key, value in says.items() if key != "background"}
+    return PictureRule(**flags, background=colour_of(says.get("background", list(WHITE))))
+
+
 def colour_of(name: str | Sequence[int] | None) -> Colour | None:
     """The colour that `data.background` says: a name, `#rrggbb` or three numbers; None for none.
 
@@ -153,8 +173,8 @@ def colour_of(name: str | Sequence[int] | None) -> Colour | None:
     if name is None:
         return None
     try:
-        red, green, blue = ImageColor.getrgb(name) if isinstance(name, str) else name
-    except ValueError:
+        red, green, blue = bytes(ImageColor.getrgb(name) if isinstance(name, str) else list(name))
+    except (TypeError, ValueError):
         raise ConfigError(
             f"data.background={name}: give a colour such as white, black, gray, #rrggbb or [255,255,255], or null"
         ) from None

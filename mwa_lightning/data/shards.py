@@ -19,7 +19,6 @@ import json
 import os
 import tarfile
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mwa_lightning.data.images import PictureRule
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE, rand_augment
 from mwa_lightning.errors import ConfigError
 
@@ -26,6 +27,7 @@ INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampl
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 _ATTEMPTS = 10
+_LONG = 50  # sides: of a longer picture only the middle is resized, for all of it may take gigabytes
 _STREAM = 1  # keeps these random numbers apart from those of the epoch's order
 
 
@@ -38,11 +40,13 @@ class EvaluationTransform:
         resize: `stretch`: the whole picture, its aspect is lost (BEiT-3, SigLIP). `crop`: the shorter side becomes S,
             and the middle is cut out (CLIP).
         interpolation: bicubic or bilinear.
+        rule: How a picture becomes one in RGB; None where a reader has seen to that.
     """
 
     image_size: int
     resize: Resize = "stretch"
     interpolation: Interpolation = "bicubic"
+    rule: PictureRule | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.image_size)
@@ -51,7 +55,7 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The picture as uint8 (3, S, S)."""
-        image = image.convert("RGB")
+        image = image.convert("RGB") if self.rule is None else self.rule.to_rgb(image).image
         size = self.image_size
         if self.resize == "stretch":
             return to_tensor(_resize(image, size, size, self.interpolation))
@@ -59,6 +63,10 @@ class EvaluationTransform:
         shorter = min(image.size)
         width, height = (size if side == shorter else int(size * side / shorter) for side in image.size)
         left, upper = round((width - size) / 2), round((height - size) / 2)
+        if max(width, height) > _LONG * size:
+            across, down = image.width / width, image.height / height
+            middle = left * across, upper * down, (left + size) * across, (upper + size) * down
+            return to_tensor(image.resize((size, size), resample=INTERPOLATIONS[self.interpolation], box=middle))
         resized = _resize(image, width, height, self.interpolation)
         return to_tensor(resized.crop((left, upper, left + size, upper + size)))
 

@@ -20,6 +20,8 @@ from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
+from mwa_lightning.data.images import colour_of
+from mwa_lightning.data.sources import LAYOUTS
 from mwa_lightning.data.subwords import make_tokenizer
 from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import Tokenizer
@@ -231,5 +233,16 @@ def adapter_metadata(config: DictConfig, model: AdaptedModel) -> dict[str, Any]:
         "fingerprint": backbone.fingerprint,
         "version": mwa_lightning.__version__,
         "image_size": backbone.image_size,
+        "pictures": _pictures(config),
         "config": {key: value for key, value in node.items() if key != "checkpoint"},
     }
+
+
+def _pictures(config: DictConfig) -> dict[str, Any]:
+    """How the pictures were read that it was trained on, for `rule_of`."""
+    layout = LAYOUTS.get(config.data.get("layout"))
+    own = layout is None or not layout.official
+    background = config.data.get("background", "white" if own else None)
+    colour = colour_of(background if isinstance(background, str | None) else list(background))
+    exif = bool(config.data.get("exif", own))
+    return {"exif": exif, "scale_deep": own, "background": None if colour is None else list(colour)}

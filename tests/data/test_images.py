@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mwa_lightning.data import images
-from mwa_lightning.data.images import FORMATS, ImageReader, colour_of
+from mwa_lightning.data.images import FORMATS, ImageReader, PictureRule, colour_of, rule_of
 from mwa_lightning.data.stores import MissingImage, PictureFolder
 from mwa_lightning.errors import ConfigError, DataError
 
@@ -150,6 +150,18 @@ def test_colour_of(name: Any, colour: Any) -> None:
 def test_colour_of__none(name: Any) -> None:
     with pytest.raises(ConfigError, match=r"data.background=.*: give a colour such as white"):
         colour_of(name)
+
+
+def test_rule_of() -> None:
+    assert rule_of("{}") == PictureRule(exif=True, scale_deep=True, background=(255, 255, 255))
+    official = '{"exif": false, "scale_deep": false, "background": null}'
+    assert rule_of(official) == PictureRule(exif=False, scale_deep=False, background=None)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"size": 1}', '{"background": "mauvish"}', '{"background": [1, 2, 256]}'])
+def test_rule_of__none(text: str) -> None:
+    with pytest.raises((ValueError, ConfigError)):
+        rule_of(text)
 
 
 def test_image_reader__fractions(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mwa_lightning.data import transforms
+from mwa_lightning.data.images import PictureRule
 from mwa_lightning.data.transforms import EvaluationTransform, TrainTransform, crop_box, to_tensor
 from mwa_lightning.errors import ConfigError
 
@@ -56,6 +60,46 @@ def test_evaluation_transform__takes_any_mode() -> None:
     gray = _image().convert("L")
     transform = EvaluationTransform(image_size=8)
     assert torch.equal(transform(gray), transform(gray.convert("RGB")))
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (9, 8, 7), None])
+def test_evaluation_transform__by_a_rule(background: tuple[int, int, int] | None) -> None:
+    """As a file is read: a transparent half is laid on a colour, and the camera's note is followed."""
+    picture = Image.new("RGBA", (8, 4))
+    picture.paste((200, 100, 0, 255), (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    rule = PictureRule(background=background)
+    tensor = EvaluationTransform(image_size=8, rule=rule)(Image.open(file))
+    left, right = tensor[:, 0, 0].tolist(), tensor[:, 7, 7].tolist()
+    assert (left, right) == (list(background or (0, 0, 0)), [200, 100, 0])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1_000_000), (1_000_000, 1), (2, 3000), (3000, 7)])
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_transforms__long_pictures(size: tuple[int, int], resize: Any) -> None:
+    """Of the longest only the middle is resized: all of it would be 224 million pixels wide."""
+    image = Image.new("RGB", size, (1, 2, 3))
+    image.paste((200, 100, 50), (size[0] // 2 - 4, size[1] // 2 - 4, size[0] // 2 + 4, size[1] // 2 + 4))
+    found = EvaluationTransform(image_size=16, resize=resize)(image)
+    assert found.shape == (3, 16, 16)
+    if resize == "crop":
+        assert found[:, 8, 8].tolist() == [200, 100, 50]
+    for epoch in range(3):
+        drawn = TrainTransform(image_size=16, seed=0, crop_scale=(0.1, 1.0), randaugment=True)(
+            image, epoch=epoch, image_id=1
+        )
+        assert drawn.shape == (3, 16, 16)
+
+
+def test_evaluation_transform__the_middle_alone_is_as_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = _image(width=16, height=3000)
+    transform = EvaluationTransform(image_size=16, resize="crop")
+    alone = transform(image)
+    monkeypatch.setattr(transforms, "_LONG", 1000)
+    assert (alone.int() - transform(image).int()).abs().max() <= 1
 
 
 def test_crop_box__hand_computed() -> None:
