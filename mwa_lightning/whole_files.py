@@ -1,22 +1,28 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed; their checksums.
-
-And directories to write them in, where other processes remove those that they leave empty.
-"""
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed; their checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from mwa_lightning.errors import StorageError
+from mwa_lightning.made import note_made, start_token
 from mwa_lightning.regular_files import open_file
 
-T = TypeVar("T")
+
+def temporary(path: Path) -> Path:
+    """The name under which this start writes a file that gets the name `path` once it is whole."""
+    return path.with_name(f".{path.name}.{start_token()}")
+
+
+def temporaries(directory: Path, token: str) -> list[Path]:
+    """The temporary files in a directory that the start of that token has left."""
+    return [path for path in directory.glob(f".*.{token}") if path.is_file() and not path.is_symlink()]
 
 
 @contextmanager
@@ -25,18 +31,19 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises StorageError if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = temporary(path)
     try:
         with writing(path):
-            with temporary.open("wb") as file:
+            with unfinished.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            note_made(path, as_it_is=unfinished)
+            unfinished.replace(path)
             flush_names(path.parent)
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -55,27 +62,6 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def in_directory(directory: Path, make: Callable[[], T], *, tries: int = 100) -> tuple[T, list[Path]]:
-    """Make a directory, with those above it, and what `make` makes in it.
-
-    Another process that tidies up after itself may just have removed one of them, empty as it was: then once more.
-
-    Returns:
-        What `make` has returned, and the directories that were not there before, the innermost first.
-
-    Raises:
-        OSError: They cannot be made.
-    """
-    new = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return make(), new
-    except (FileNotFoundError, FileExistsError):
-        if tries == 1:
-            raise
-        return in_directory(directory, make, tries=tries - 1)
-
-
 def flush_names(directory: Path) -> None:
     """Flush the names in a directory to the disk, so that a renamed file is found after a loss of power."""
     with contextlib.suppress(OSError):  # not every file system can
@@ -90,9 +76,3 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError if it cannot be read."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_left_behind(path: Path) -> bool:
-    """Whether a file is a temporary one of ours, left by a process that was killed."""
-    name, _, process = path.name.rpartition(".")
-    return name.startswith(".") and process.isdigit() and path.is_file()

@@ -10,33 +10,36 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mwa_lightning.data.appearing import Files, NotEmpty, appearing
 from mwa_lightning.data.scene_drawing import draw_scene
 from mwa_lightning.data.scene_grammar import DOMAINS, captions, sample_scene
 from mwa_lightning.data.scene_statements import sample_statement_group
 from mwa_lightning.errors import ConfigError, DataError
+from mwa_lightning.file_locks import Taken
 
 CAPTIONS_PER_PICTURE = 5
 STATEMENTS_PER_GROUP = 4  # two pairs of pictures, each with a sentence that is true and one that is false
 
-_RECORD = "scenes.json"
+RECORD = "scenes.json"
 VERSION = 4  # of the generator; raised when the same parameters give other files
 _SPLITS = ("train", "val", "test")
 _NLVR2_SPLITS = {"train": "train", "dev": "dev", "test": "test1"}
 _NLVR2_DIRECTORIES = 100
 _JPEG_QUALITY = 90
+_LOOK = 0.2  # seconds
 
 
 def write_scenes(root: Path, *, domain: str, seed: int, train: int, val: int, test: int) -> None:
     """Write pictures and captions in Karpathy's layout: `dataset_scenes.json`, and JPEGs in a folder a split.
 
-    The folder appears whole or not at all; a complete one made with the same parameters is kept.
+    Its files appear when all are there, or not at all; a folder made with the same parameters is kept.
 
     Args:
         root: The folder; it must be missing, empty, or made by this function with the same parameters.
@@ -51,7 +54,7 @@ def write_scenes(root: Path, *, domain: str, seed: int, train: int, val: int, te
         DataError: Something else is in the folder.
     """
     counts = dict(zip(_SPLITS, (train, val, test), strict=True))
-    _write_once(root, "karpathy", domain, seed, counts, lambda folder: _karpathy(folder, domain, seed, counts))
+    _write_once(root, "karpathy", domain, seed, counts, lambda files: _karpathy(files, domain, seed, counts))
 
 
 def write_scenes_nlvr2(root: Path, *, domain: str, seed: int, train: int, dev: int, test: int) -> None:
@@ -77,21 +80,19 @@ def write_scenes_nlvr2(root: Path, *, domain: str, seed: int, train: int, dev: i
     for split, count in counts.items():
         if count % STATEMENTS_PER_GROUP:
             raise ConfigError(f"scenes: {split}={count} statements; give a multiple of {STATEMENTS_PER_GROUP}")
-    _write_once(root, "nlvr2", domain, seed, counts, lambda folder: _nlvr2(folder, domain, seed, counts))
+    _write_once(root, "nlvr2", domain, seed, counts, lambda files: _nlvr2(files, domain, seed, counts))
 
 
-def _karpathy(folder: Path, domain: str, seed: int, counts: dict[str, int]) -> None:
+def _karpathy(files: Files, domain: str, seed: int, counts: dict[str, int]) -> None:
     images: list[dict[str, Any]] = []
     sentence_id = 0
     for split, count in counts.items():
-        (folder / split).mkdir()
         for index in range(count):
             generator = picture_generator(seed, domain, split, index)
             scene = sample_scene(generator)
             name = f"scene_{split}_{index:06d}.jpg"
-            draw_scene(scene, domain=domain, generator=generator).save(
-                folder / split / name, format="JPEG", quality=_JPEG_QUALITY
-            )
+            with files.open(f"{split}/{name}") as file:
+                draw_scene(scene, domain=domain, generator=generator).save(file, format="JPEG", quality=_JPEG_QUALITY)
             sentences = []
             for caption in captions(scene, domain=domain, count=CAPTIONS_PER_PICTURE, generator=generator):
                 tokens = re.findall(r"[a-z]+", caption.lower())
@@ -107,25 +108,24 @@ def _karpathy(folder: Path, domain: str, seed: int, counts: dict[str, int]) -> N
                     "sentences": sentences,
                 }
             )
-    (folder / "dataset_scenes.json").write_text(json.dumps({"dataset": "scenes", "images": images}), encoding="utf-8")
+    files.write("dataset_scenes.json", json.dumps({"dataset": "scenes", "images": images}).encode())
 
 
-def _nlvr2(folder: Path, domain: str, seed: int, counts: dict[str, int]) -> None:
-    annotations = folder / "nlvr" / "nlvr2" / "data"
-    annotations.mkdir(parents=True)
+def _nlvr2(files: Files, domain: str, seed: int, counts: dict[str, int]) -> None:
+    lines: dict[str, list[str]] = {}
     for split, count in counts.items():
         official = _NLVR2_SPLITS[split]
-        lines = []
+        lines[official] = []
         for index in range(count // STATEMENTS_PER_GROUP):
             generator = picture_generator(seed, domain, f"nlvr2-{split}", index)
             pairs, sentences = sample_statement_group(domain=domain, generator=generator)
             directory = index % _NLVR2_DIRECTORIES
-            place = folder / "images" / official / (str(directory) if split == "train" else "")
-            place.mkdir(parents=True, exist_ok=True)
+            place = f"images/{official}" + (f"/{directory}" if split == "train" else "")
             for pair_index, pair in enumerate(pairs):
                 stem = f"{official}-{index}-{pair_index}"
                 for side, scene in enumerate(pair):
-                    draw_scene(scene, domain=domain, generator=generator).save(place / f"{stem}-img{side}.png")
+                    with files.open(f"{place}/{stem}-img{side}.png") as file:
+                        draw_scene(scene, domain=domain, generator=generator).save(file, format="PNG")
                 for number, sentence in enumerate(sentences):
                     line: dict[str, Any] = {
                         "identifier": f"{stem}-{number}",
@@ -134,8 +134,9 @@ def _nlvr2(folder: Path, domain: str, seed: int, counts: dict[str, int]) -> None
                     }
                     if split == "train":
                         line["directory"] = directory
-                    lines.append(json.dumps(line) + "\n")
-        (annotations / f"{official}.json").write_text("".join(lines), encoding="utf-8")
+                    lines[official].append(json.dumps(line) + "\n")
+    for official, of_split in lines.items():  # last: where they are, others take all for there
+        files.write(f"nlvr/nlvr2/data/{official}.json", "".join(of_split).encode())
 
 
 def picture_generator(seed: int, domain: str, split: str, index: int) -> np.random.Generator:
@@ -146,53 +147,52 @@ def picture_generator(seed: int, domain: str, split: str, index: int) -> np.rand
 
 
 def _write_once(
-    root: Path, layout: str, domain: str, seed: int, counts: dict[str, int], write: Callable[[Path], None]
+    root: Path, layout: str, domain: str, seed: int, counts: dict[str, int], write: Callable[[Files], None]
 ) -> None:
-    """Write into a sibling folder and rename it, unless a complete one with the same parameters is there."""
+    """Write the files, with the record of what they are last, unless they are there with the same parameters."""
     if domain not in DOMAINS:
         raise ConfigError(f"scenes: domain {domain!r} is unknown; choose one of {', '.join(DOMAINS)}")
     for name, value in {"seed": seed, **counts}.items():
         if value < 0:
             raise ConfigError(f"scenes: {name}={value}; give 0 or more")
     parameters = {"version": VERSION, "layout": layout, "domain": domain, "seed": seed, **counts}
-    root = Path(root)
-    if _recorded_parameters(root) == parameters:
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} holds other files than the scenes asked for; remove it or choose another folder")
-    partial = root.with_name(f".{root.name}.{os.getpid()}.writing")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        write(partial)
-        record = {"parameters": parameters, "sha256": folder_hash(partial)}
-        (partial / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    except OSError as error:
-        # Another process may have finished the same folder in the meantime.
-        if _recorded_parameters(root) != parameters:
+    root = Path(os.path.realpath(root))  # the end of a link, which stays
+    while _recorded_parameters(root) != parameters:
+        try:
+            with appearing(root) as files:
+                write(files)
+                record = {"parameters": parameters, "sha256": _hash(files.written)}
+                files.write(RECORD, json.dumps(record, indent=1).encode() + b"\n")
+        except NotEmpty:
+            if _recorded_parameters(root) == parameters:  # another process has just finished it
+                return
+            raise DataError(
+                f"{root} holds other files than the scenes asked for; remove it or choose another folder"
+            ) from None
+        except Taken:  # another process is making it
+            time.sleep(_LOOK)
+        except OSError as error:
             raise DataError(f"{root} cannot be written ({error.strerror}); choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def folder_hash(folder: Path) -> str:
     """SHA-256 over names and contents of all files under a folder but its record, in the order of names."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return _hash({name: path for name, path in paths.items() if name != RECORD})
+
+
+def _hash(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != _RECORD:
-            content = path.read_bytes()
-            digest.update(f"{name}\0{len(content)}\0".encode())
-            digest.update(content)
+    for name in sorted(files, key=lambda name: name.split("/")):
+        content = files[name].read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
 def _recorded_parameters(root: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((root / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
         parameters = record["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Turns a data set into shards; the folder appears whole or not at all, with the same bytes every time."""
+"""Turns a data set into shards: all of them are there, or none, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mwa_lightning import file_locks
+from mwa_lightning.data.appearing import Files, NotEmpty, appearing
 from mwa_lightning.data.images import require_picture
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.problems import Problems
@@ -28,10 +27,10 @@ from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.errors import DataError
+from mwa_lightning.file_locks import LOCK, Taken, is_taken, others_in
 from mwa_lightning.regular_files import read_file
-from mwa_lightning.whole_files import file_sha256, flush_names, in_directory
+from mwa_lightning.whole_files import file_sha256
 
-_LOCK = ".lock"
 _THREADS = 16  # reading many small files is waiting, most of all on a network
 _PICTURES_AT_ONCE = 64
 
@@ -59,8 +58,8 @@ def write_shards(
 ) -> Written:
     """Write a data set as shards into a folder, unless it holds those already.
 
-    Images with the same bytes are stored once. What an earlier call left behind when it was killed is cleared
-    away first.
+    Images with the same bytes are stored once. The files get their names when all are there, the list of them last;
+    what an earlier call left behind when it was killed is cleared away first.
 
     Args:
         source: The data set; every image that its annotations name has to be there and to be one, whether it decodes or
@@ -77,16 +76,17 @@ def write_shards(
     """
     splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
     images = list(_images(splits.values()))
-    with reading_threads(_THREADS) as pool, _writing(folder):
+    with reading_threads(_THREADS) as pool, _writing(folder), _one_at_a_time(folder):
         folder = Path(os.path.realpath(folder))  # the end of a link, which stays
         if not _is_free(folder):
             return _already_there(images, source, folder, pool, shard_bytes=shard_bytes, follow=follow)
-        with _appearing(folder) as partial:
+        with appearing(folder) as files:
             _require_all(images, source.store, pool, outside=outside, follow=follow)
-            index = _write_pictures(images, source, partial, pool, shard_bytes=shard_bytes, follow=follow)
-            _write_file(partial / INDEX, index.packed())
-            _copy_annotations(source, partial / ANNOTATIONS)
-            _write_sums(partial, follow=follow)
+            index = _write_pictures(images, source, files, pool, shard_bytes=shard_bytes, follow=follow)
+            files.write(INDEX, index.packed())
+            for name, file in _annotation_files(source).items():
+                files.write(name, read_file(file))
+            files.write(SUMS, _sums(files, follow=follow))
     return _written(folder, index, new=True)
 
 
@@ -103,17 +103,21 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether there is no folder, or an empty one; DataError where there cannot be one of ours."""
+    """Whether there is no folder, or one with nothing but what a killed start has left; DataError for a file."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"shards={folder} is a file: give a new folder")
+    return not others_in(folder)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Turns what another process does there into a DataError."""
     try:
-        if any(folder.iterdir()):
-            return False
-    except (FileNotFoundError, NotADirectoryError):
-        if folder.is_file():
-            raise DataError(f"shards={folder} is a file: give a new folder") from None
-        return True
-    if folder.is_mount() or folder == Path.cwd():  # it is made under another name, and replaces an empty one
-        raise DataError(f"shards={folder} is a mount or the current folder: give a new folder in it")
-    return True
+        yield
+    except Taken:
+        raise DataError(f"shards={folder} is being written by another process: wait for it") from None
+    except NotEmpty:
+        raise DataError(f"shards={folder} has just been written by another process") from None
 
 
 def _images(splits: Iterable[RetrievalSplit | StatementSplit]) -> Iterator[_Image]:
@@ -174,51 +178,10 @@ def _require_all(
         )
 
 
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which gets the name of another once all is there; one process at a time has it.
-
-    What it holds is on the disk before it gets that name, and is cleared away if it does not, with the folders that
-    were made for it.
-    """
-    place = folder.with_name(f".{folder.name}.writing")
-    try:
-        lock_file, made = in_directory(place, lambda: file_locks.lock(place / _LOCK))
-    except file_locks.Taken:
-        raise DataError(f"{place} is being written by another process: wait for it") from None
-    try:
-        _clear(place)
-        if not _is_free(folder):
-            raise DataError(f"shards={folder} has just been written by another process")
-        yield place
-        for directory in (place / ANNOTATIONS, place):
-            flush_names(directory)
-        if folder.exists():
-            folder.rmdir()
-        place = place.rename(folder)
-        flush_names(folder.parent)
-    finally:
-        with suppress(OSError):
-            if place != folder:
-                _clear(place)
-            file_locks.remove(place / _LOCK, lock_file)
-            if place != folder:
-                for directory in dict.fromkeys((place, *made)):
-                    directory.rmdir()
-        os.close(lock_file)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what is in a folder that is locked."""
-    for path in folder.iterdir():
-        if path.name != _LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def _write_pictures(
     images: Sequence[_Image],
     source: Source,
-    folder: Path,
+    files: Files,
     pool: ThreadPoolExecutor,
     *,
     shard_bytes: int,
@@ -227,7 +190,7 @@ def _write_pictures(
     member_of: dict[bytes, int] = {}
     members: dict[str, int] = {}
     places: list[tuple[int, int, int, int]] = []
-    with _Tars(folder, shard_bytes=shard_bytes) as tars, follow("writing images", len(images)) as advance:
+    with _Tars(files, shard_bytes=shard_bytes) as tars, follow("writing images", len(images)) as advance:
         for image, content in _contents(images, source.store, pool):
             digest = hashlib.sha256(content).digest()
             member = members[image.name] = member_of.setdefault(digest, len(member_of))
@@ -272,13 +235,13 @@ class _Tars:
     """Writes members into one tar file after the other.
 
     Args:
-        folder: Where they are written.
+        files: What they become part of.
         shard_bytes: From what size on another one is begun.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int) -> None:
+    def __init__(self, files: Files, *, shard_bytes: int) -> None:
         self.sizes: list[int] = []
-        self._folder = folder
+        self._files = files
         self._shard_bytes = shard_bytes
         self._file: BinaryIO | None = None
         self._tar: tarfile.TarFile | None = None
@@ -302,7 +265,7 @@ class _Tars:
         if self._file is not None and self._file.tell() + needed > self._shard_bytes:
             self._close()
         if self._file is None:
-            self._file = (self._folder / shard_name(len(self.sizes))).open("wb")
+            self._file = self._files.open(shard_name(len(self.sizes)))
             self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         offset = self._file.tell() + tarfile.BLOCKSIZE
         self._add(f"{key}.{_suffix(image.name)}", content)
@@ -335,33 +298,20 @@ def _suffix(name: str) -> str:
 def _annotation_files(source: Source) -> dict[str, Path]:
     """The files of annotations by their names in the shards."""
     if source.annotations.is_dir():
-        return {file.relative_to(source.annotations).as_posix(): file for file in source.files()}
-    return {file.name: file for file in source.files()}
+        names = {file.relative_to(source.annotations).as_posix(): file for file in source.files()}
+    else:
+        names = {file.name: file for file in source.files()}
+    return {f"{ANNOTATIONS}/{name}": file for name, file in names.items()}
 
 
-def _copy_annotations(source: Source, folder: Path) -> None:
-    for name, file in _annotation_files(source).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _write_file(folder / name, read_file(file))
-
-
-def _write_sums(folder: Path, *, follow: Follow) -> None:
-    """List all files with their SHA-256, as `sha256sum` does."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names.remove(_LOCK)
+def _sums(files: Files, *, follow: Follow) -> bytes:
+    """All files with their SHA-256, as `sha256sum` lists them."""
     lines = []
-    with follow("checksums of files", len(names)) as advance:
-        for name in names:
-            lines.append(f"{file_sha256(folder / name)}  {name}\n")
+    with follow("checksums of files", len(files.written)) as advance:
+        for name in sorted(files.written):
+            lines.append(f"{file_sha256(files.written[name])}  {name}\n")
             advance()
-    _write_file(folder / SUMS, os.fsencode("".join(lines)))
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    return os.fsencode("".join(lines))
 
 
 def _already_there(
@@ -374,8 +324,11 @@ def _already_there(
     follow: Follow,
 ) -> Written:
     """What a folder holds that need not be written; DataError if it is not what would be."""
+    taken = is_taken(folder / LOCK)
     if INDEX not in read_sums(folder):
-        raise DataError(f"shards={folder} holds other files than shards: give a new folder")
+        if taken:
+            raise Taken
+        raise DataError(f"shards={folder} holds other files than shards, or only some of them: give a new folder")
     anew = f"to make them again, remove {folder} first"
     try:
         shards = open_shards(folder)
@@ -383,7 +336,7 @@ def _already_there(
             raise DataError(problem)
     except DataError as error:
         raise DataError(f"{error}; {anew}") from error
-    annotations = {f"{ANNOTATIONS}/{name}": file_sha256(file) for name, file in _annotation_files(source).items()}
+    annotations = {name: file_sha256(file) for name, file in _annotation_files(source).items()}
     held = {name: shards.sums[name] for name in shards.annotations}
     if (shards.index.layout, shards.index.shard_bytes, held) != (source.layout, shard_bytes, annotations):
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,13 @@ import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.file_locks import LOCK, Held, open_lock, others_in
+from mwa_lightning.made import in_directory
 from mwa_lightning.plain_files import read_yaml
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
-from mwa_lightning.whole_files import is_left_behind, writing
+from mwa_lightning.whole_files import writing
 
 RECORD = "multirun.yaml"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,8 @@ class SweepFolder:
     def read(self) -> list[Job]:
         """The jobs that `multirun.yaml` records, none if there is no such file. Raises ConfigError if it is damaged."""
         if not self.record.is_file():
-            files = self.path.iterdir() if self.path.is_dir() else []
             # One that was killed at its very beginning leaves its lock, and a record that it had not finished.
-            if self.path.is_file() or any(path.name != LOCK and not is_left_behind(path) for path in files):
+            if self.path.is_file() or others_in(self.path):
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:
@@ -95,16 +96,19 @@ class SweepFolder:
                 return
             self._make()
             with writing(self.path / LOCK):
-                file = (self.path / LOCK).open("ab")
-            with file:
+                file, made = open_lock(self.path / LOCK)
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX)
+                Held(self.path / LOCK, file, made=made).begin(self.path)
                 yield
+            finally:
+                os.close(file)
         finally:
             self._depth -= 1
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            in_directory(self.path, self.path.stat)
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import secrets
 import shlex
 import sqlite3
@@ -40,6 +41,8 @@ _ADVICE = {
     "unable to open": "make its folder writable",
     "table schema": "it is of another version of optuna, take that one, or choose another run_dir",
 }
+# A random name, so that a file which the study knows by it is ours to remove.
+_OWNER_FILE = re.compile(r"\.owner-[0-9a-f]{12}")
 _DIRECTORY, _OWNER, _SEARCH = "directory", "owner", "search"
 
 
@@ -187,12 +190,12 @@ class _Owner:
         self._folder = folder
         self.name = f".owner-{secrets.token_hex(6)}"
         with writing(folder / self.name):
-            self._file = (folder / self.name).open("wb")
+            self._file = (folder / self.name).open("xb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def alive(self, name: str | None) -> bool:
         """Whether the process of that file lives."""
-        if name is None or not (self._folder / name).is_file():
+        if name is None or not _OWNER_FILE.fullmatch(name) or not (self._folder / name).is_file():
             return False
         if name == self.name:
             return True

@@ -74,8 +74,7 @@ class CheckpointFiles(CheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint."""
-        Path(path).unlink(missing_ok=True)
+        """Nothing: it is for Lightning's own callback, which is off."""
 
     def keep_as_best(self, path: Path) -> None:
         """Copy a checkpoint to `best.ckpt`, unless that is it. Raises StorageError if it cannot be written."""

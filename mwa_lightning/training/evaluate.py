@@ -75,6 +75,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         run = after_all.enter_context(directory_of_run(config, processes, name=name))
         if processes.first:
             _refuse_training_run(run)
+            run.check(config)
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("test",))
         stop.check(processes)
@@ -83,11 +84,11 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         check_saving(config, model.adapter)
         task = make_task(config, model)  # refuses what does not fit before anything is written
         stop.check(processes)
-        if not run.config.exists():
-            codes = (UserError.exit_code, Stopped.exit_code, Interrupted.exit_code)
-            after_all.enter_context(run.removed_at(*codes, unless=run.metrics.name))
+        codes = (UserError.exit_code, Stopped.exit_code, Interrupted.exit_code)
+        after_all.enter_context(run.removed_at(*codes, unless=run.metrics.name))
         run.create(checkpoints=False)
-        run.write_config(config)
+        if not processes.first or not run.check(config):  # another process may have begun it meanwhile, and ended
+            run.write_config(config)
         with raised_again(stop.signals), run.logging(), dead_workers_named():
             inputs = provenance.inputs_of(config, data, model, [config.split]) if processes.first else {}
             if run.provenance.is_file() and processes.first:

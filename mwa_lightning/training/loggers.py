@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import ConfigError, StorageError
+from mwa_lightning.made import note_made
 from mwa_lightning.training.losable import LosableLogger, Outcome, warn_of_loss
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.whole_files import writing
@@ -90,6 +91,8 @@ class TableLogger(Logger):
                 content = rows.getvalue().encode()
                 if file.write(content) < len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not size:
+                note_made(self.path, grows=True)
         except StorageError:
             self.cut(size)
             raise

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import mwa_lightning
 from mwa_lightning.errors import ConfigError, Interrupted, StorageError, TrainingError, UserError, shorten
+from mwa_lightning.made import in_directory, is_made, make_directory, note_made, remove_made
 from mwa_lightning.plain_files import read_yaml
 from mwa_lightning.training.code_version import commit
-from mwa_lightning.training.run_lock import LOCK, RunLock
-from mwa_lightning.whole_files import in_directory, is_left_behind, whole_file
+from mwa_lightning.training.run_lock import RunLock
+from mwa_lightning.whole_files import whole_file
 
 VERSION, COMMIT = "mwa_lightning_version", "mwa_lightning_commit"
 # The figure that is written with the last of the others, when a run is through.
@@ -34,6 +34,7 @@ FREE_KEYS = frozenset(
         "run_dir",
         "resume",  # looked at by `resuming`
         "debug",
+        "expect",
         "callbacks.progress_bar",
         "data.num_workers",
         "data.root",
@@ -68,11 +69,11 @@ class RunDirectory:
         self.predictions = path / "predictions.safetensors"
         self.coordinator = path / "coordinator.safetensors"
         self.coordinator_picture = path / "coordinator.png"
-        self.lock = RunLock(path)
+        self.lock = RunLock(path, within=(self.checkpoints,))
         self._made: list[Path] = []  # the directories that were not there before
 
     def create(self, *, checkpoints: bool = True) -> None:
-        """Make the directory, take its lock, and clear away what a killed process left half-written.
+        """Make the directory, and take its lock.
 
         Raises ConfigError if it cannot be made, or if another process is at it.
         """
@@ -81,18 +82,16 @@ class RunDirectory:
         try:
             _, self._made = in_directory(self.path, self.lock.take)
             if checkpoints:
-                self.checkpoints.mkdir(exist_ok=True)
-            for directory in (self.path, self.checkpoints):
-                for path in filter(is_left_behind, directory.glob(".*")):
-                    path.unlink()
+                make_directory(self.checkpoints)
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
 
     @contextmanager
     def removed_at(self, *exit_codes: int, unless: str) -> Iterator[None]:
-        """For a run that begins: remove what it has left if it ends so, `unless` there is a file of that pattern.
+        """For a run that begins: if it ends so, remove what it has made, `unless` there is a file of that pattern.
 
-        What is wrong with a picture shows only when it is used. What tells of a training that must not go on stays.
+        What is wrong with a picture shows only when it is used. What tells of a training that must not go on stays, and
+        so does all of it where somebody has put or changed something meanwhile.
         """
         try:
             yield
@@ -103,12 +102,12 @@ class RunDirectory:
             raise
 
     def _remove(self) -> None:
-        """Remove the directory, as far as `create` has made it, and all that is in it."""
+        """Remove what this start has made in the directory, if that is all, and the directories made for it."""
         with contextlib.suppress(OSError):  # the mistake is what has to be told
-            for path in self.path.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            for path in self._made:
-                path.rmdir()
+            if remove_made(self.path, but=self.lock.path):
+                self.lock.release()
+                for path in filter(is_made, self._made):
+                    path.rmdir()
 
     def check(self, config: DictConfig) -> bool:
         """Whether the directory holds an earlier start of this very run.
@@ -117,8 +116,9 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={self.path}: is a file; give a directory")
-        if not self.config.is_file():
-            if self._holds_other_files():
+        others = self._holds_other_files()  # before: another process may be about to write the configuration
+        if not self.config.is_file() or VERSION not in self.read_config():
+            if others:
                 raise ConfigError(
                     f"run_dir={self.path}: has files but no config.yaml of a run; choose an empty directory"
                 )
@@ -146,13 +146,8 @@ class RunDirectory:
 
     def _holds_other_files(self) -> bool:
         """Whether there is anything that a run killed at its very beginning would not have left."""
-        if not self.path.is_dir():
-            return False
-        rest = [path for path in self.path.iterdir() if not is_left_behind(path)]
-        return any(
-            path.name != LOCK and (path != self.checkpoints or not path.is_dir() or any(path.iterdir()))
-            for path in rest
-        )
+        empty = [self.checkpoints] if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()) else []
+        return any(path not in empty for path in self.lock.others())
 
     def write_config(self, config: DictConfig) -> None:
         """Write the resolved configuration, with the package's version and commit."""
@@ -195,7 +190,10 @@ class RunDirectory:
         if not self.writes:
             yield
             return
+        new = not self.log.exists()
         handler = LogFile(self.log, mode="a", encoding="utf-8")
+        if new:
+            note_made(self.log, grows=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("mwa_lightning")
         logger.addHandler(handler)
@@ -231,7 +229,7 @@ def new_directory(parent: Path, *, kind: str | None = None, now: datetime | None
 
     def make() -> Path:
         times = itertools.chain([time], (f"{time}_{number}" for number in itertools.count(2)))
-        return next(path for path in (parent / f"{each}{end}" for each in times) if _made(path))
+        return next(path for path in (parent / f"{each}{end}" for each in times) if make_directory(path))
 
     try:
         path, above = in_directory(parent, make)
@@ -243,15 +241,6 @@ def new_directory(parent: Path, *, kind: str | None = None, now: datetime | None
         with contextlib.suppress(OSError):  # of one that is not empty, which is how it should be
             for directory in (path, *above):
                 directory.rmdir()
-
-
-def _made(path: Path) -> bool:
-    """Make a directory; False if it was there."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return False
-    return True
 
 
 def result_settings(config: DictConfig) -> dict[str, Any]:

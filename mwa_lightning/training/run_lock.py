@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.file_locks import Taken, lock, remove
+from mwa_lightning.file_locks import LOCK, Held, Taken, lock, others_in
 from mwa_lightning.whole_files import writing
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
 # Seconds that a server of files may take to see that another machine has died: with NFS 4 it is 90, with Lustre 100.
 PATIENCE = 150.0
 _LOOK = 1.0
@@ -29,11 +27,16 @@ class RunLock:
     """Held from `take` to the end of the `with` block, if it is taken at all; for the one process that writes.
 
     What stands in `.lock` tells others whom they met.
+
+    Args:
+        directory: That of the run.
+        within: Further directories in it where a killed process may have left temporary files.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, within: Sequence[Path] = ()) -> None:
         self.path = directory / LOCK
-        self._file: int | None = None
+        self._directories = (directory, *within)
+        self._held: Held | None = None
 
     def __enter__(self) -> RunLock:
         return self
@@ -41,16 +44,22 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # of a disk that has gone
-                remove(self.path, self._file)
-            os.close(self._file)
-            self._file = None
+        self.release()
+
+    def release(self) -> None:
+        """Let it go, if it is held."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     @property
     def held(self) -> bool:
         """Whether the directory is ours."""
-        return self._file is not None
+        return self._held is not None
+
+    def others(self) -> list[Path]:
+        """What is in the directory that a start which was killed at its very beginning has not left."""
+        return others_in(self.path.parent, self._held)
 
     def take(self) -> None:
         """Take the lock of a directory that is there, or keep it.
@@ -79,35 +88,20 @@ class RunLock:
 
     def _try(self) -> dict[str, Any] | None:
         """What is known of the process that holds the lock; None if now it is ours."""
-        if self._file is None:
+        if self._held is None:
             try:
                 with writing(self.path):
-                    self._file = lock(self.path)
+                    self._held = lock(self.path)
             except Taken as taken:
-                return _known(taken.content)
-            _write(self._file)
+                return taken.about
+            self._held.begin(
+                *self._directories,
+                host=_HOST,
+                pid=os.getpid(),
+                job=os.environ.get("SLURM_JOB_ID"),
+                restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            )
         return None
-
-
-def _write(file: int) -> None:
-    """Leave word of this process; on a full disk none."""
-    about = {
-        "host": _HOST,
-        "pid": os.getpid(),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-    }
-    with contextlib.suppress(OSError):
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(about).encode(), 0)
-
-
-def _known(content: bytes) -> dict[str, Any]:
-    """What the holder has left word of; empty if it has not yet."""
-    with contextlib.suppress(ValueError):
-        about = json.loads(content)
-        return about if isinstance(about, dict) else {}
-    return {}
 
 
 def _earlier_life(holder: dict[str, Any]) -> bool:

@@ -153,7 +153,7 @@ def test_multirun__other_settings_in_a_run_directory(elsewhere: Path, capsys: py
     folder = elsewhere / "sweep"
     (folder / "1").mkdir(parents=True)
     (folder / "multirun.yaml").write_text("jobs:\n  0:\n    overrides: [seed=1]\n  1:\n    overrides: [seed=2]\n")
-    (folder / "1" / "config.yaml").write_text("seed: 3\n")
+    (folder / "1" / "config.yaml").write_text("seed: 3\nmwa_lightning_version: 0.1.0\n")
     assert train.main(["-m", "seed=1,2", f"run_dir={folder}"]) == 2
     assert "other settings" in capsys.readouterr().err
     assert not (folder / "0").exists()

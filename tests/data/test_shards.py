@@ -36,7 +36,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
 from mwa_lightning.data.shard_writing import Written, write_shards
-from mwa_lightning.data.shards import INDEX, SUMS, Shards, open_shards
+from mwa_lightning.data.shards import INDEX, SUMS, Shards, open_shards, read_sums
 from mwa_lightning.data.sources import LAYOUTS, Source, find_source
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.errors import ConfigError, DataError
@@ -374,7 +374,7 @@ def test_write__again(made: Callable[..., Source], tmp_path: Path) -> None:
         write_shards(source, folder, shard_bytes=SMALL)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"shards=.*/other holds other files than shards: give a new folder"):
+    with pytest.raises(DataError, match=r"other holds other files than shards, or only some of them: give"):
         write_shards(source, tmp_path / "other", shard_bytes=SMALL)
     assert _files(tmp_path / "other") == {"thesis.txt": b"mine"}
     with pytest.raises(DataError, match=r"thesis.txt is a file: give a new folder"):
@@ -408,11 +408,14 @@ def test_write__annotations_of_an_odd_name(text: bytes, write_karpathy: Write, t
     subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=tmp_path / "shards", check=True)
 
 
-def test_write__not_in_place_of_the_current_folder(made: Callable[..., Source], elsewhere: Path) -> None:
-    source = made("karpathy")
-    with pytest.raises(DataError, match=f"shards={elsewhere} is a mount or the current folder: give a new folder in"):
-        write_shards(source, elsewhere, shard_bytes=SMALL)
-    assert write_shards(source, elsewhere / "shards", shard_bytes=SMALL).new
+def test_write__into_an_empty_folder_which_stays_the_same(made: Callable[..., Source], elsewhere: Path) -> None:
+    """Also the current one."""
+    elsewhere.chmod(0o700)
+    before = elsewhere.stat()
+    assert write_shards(made("karpathy"), Path(), shard_bytes=SMALL).new
+    after = elsewhere.stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert INDEX in read_sums(Path())
 
 
 def test_write__a_file_system_without_locks(
@@ -426,7 +429,7 @@ def test_write__a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert write_shards(made("karpathy"), tmp_path / "shards", shard_bytes=SMALL).new
     (line,) = caplog.messages
-    assert line.startswith(f"{tmp_path}/.shards.writing: this file system has no locks (Function not implemented)")
+    assert line.startswith(f"{tmp_path}/shards: this file system has no locks (Function not implemented)")
 
 
 def test_write__progress_of_pictures_and_of_files(made: Callable[..., Source], tmp_path: Path) -> None:
@@ -480,14 +483,17 @@ def test_write__killed(write_karpathy: Write, tmp_path: Path) -> None:
     """Nothing is left that looks complete, and the next call clears it away."""
     root, folder = write_karpathy(), tmp_path / "shards"
     assert subprocess.run([sys.executable, "-c", WRITE, root, folder, DIE], check=False).returncode == -signal.SIGKILL
-    partial = tmp_path / ".shards.writing"
-    assert not folder.exists()
-    assert (partial / "shard-00000.tar").is_file()
+    left = {path.name for path in folder.iterdir()}
+    assert ".lock" in left
+    (folder / ".notes.2024").touch()
     with pytest.raises(DataError, match=r"holds no shards of a data set, or not all of them"):
-        open_shards(partial)
+        open_shards(folder)
     source = find_source(layout="karpathy", root=root)
+    with pytest.raises(DataError, match=r"holds other files than shards"):
+        write_shards(source, folder, shard_bytes=10**6)
+    assert {path.name for path in folder.iterdir()} == {*left, ".notes.2024"}
+    (folder / ".notes.2024").unlink()
     assert write_shards(source, folder, shard_bytes=10**6).new
-    assert not partial.exists()
     assert sorted(_files(folder)) == ["annotations/dataset.json", INDEX, SUMS, "shard-00000.tar"]
 
 
@@ -497,9 +503,9 @@ def test_write__two_at_once(write_karpathy: Write, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "here\n"
-        with pytest.raises(DataError, match=r"/.shards.writing is being written by another process: wait for it"):
+        with pytest.raises(DataError, match=r"shards=.*/shards is being written by another process: wait for it"):
             write_shards(find_source(layout="karpathy", root=root), folder, shard_bytes=4000)
-        assert not folder.exists()
+        assert read_sums(folder) == {}
         first.communicate("go on", timeout=60)
     assert first.returncode == 0
     assert [path.name for path in tmp_path.iterdir() if "shards" in path.name] == ["shards"]

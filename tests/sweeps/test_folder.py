@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,16 @@ def test_locked__may_be_taken_again_by_its_holder(tmp_path: Path) -> None:
 
 
 def test_read__of_a_folder_whose_first_record_was_cut_short(tmp_path: Path) -> None:
-    for name in (".lock", ".multirun.yaml.17"):
-        (tmp_path / name).touch()
-    assert SweepFolder(tmp_path).read() == []
-    (tmp_path / "letter.txt").touch()
+    """What the lock of the killed start knows as its own does not count, and the next start clears it away."""
+    token = "0123456789abcdef"
+    (tmp_path / ".lock").write_text(json.dumps({"token": token}))
+    (tmp_path / f".multirun.yaml.{token}").touch()
+    folder = SweepFolder(tmp_path)
+    assert folder.read() == []
+    letter = tmp_path / ".multirun.yaml.17"
+    letter.touch()
     with pytest.raises(ConfigError, match=r"has files but no multirun\.yaml"):
-        SweepFolder(tmp_path).read()
+        folder.read()
+    folder.write(JOBS)
+    with folder.locked():
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", letter.name, "multirun.yaml"]
