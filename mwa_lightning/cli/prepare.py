@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError, DataError, Stopped
@@ -117,17 +117,21 @@ def _make_scenes(config: DictConfig) -> None:
     say(f"data={layout}, {domain} domain: {root}")
 
 
-def _inspect(config: DictConfig, signals: Breaking) -> None:
-    """Print the report on a data set; DataError where a run would fail."""
+def _options(config: DictConfig) -> dict[str, Any]:
+    """What the configuration says of the data set."""
     from omegaconf import OmegaConf
-
-    from mwa_lightning.data.inspection import format_report, inspect
 
     data = OmegaConf.to_container(config.data)
     assert isinstance(data, dict)
-    options = {str(key): value for key, value in data.items()}
+    return {str(key): value for key, value in data.items()}
+
+
+def _inspect(config: DictConfig, signals: Breaking) -> None:
+    """Print the report on a data set; DataError where a run would fail."""
+    from mwa_lightning.data.inspection import format_report, inspect
+
     with signals.noting():
-        report = inspect(options, workers=config.data.num_workers, follow=_follow(signals))
+        report = inspect(_options(config), workers=config.data.num_workers, follow=_follow(signals))
     say(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")
@@ -136,17 +140,9 @@ def _inspect(config: DictConfig, signals: Breaking) -> None:
 def _write_shards(config: DictConfig, signals: Breaking) -> None:
     """Turn the data set into shards, and print what these are."""
     from mwa_lightning.data.shard_writing import write_shards
-    from mwa_lightning.data.sources import find_source
+    from mwa_lightning.data.sources import source_of
 
-    data = config.data
-    source = find_source(
-        layout=data.layout,
-        root=data.root,
-        annotations=data.get("annotations"),
-        images=data.get("images"),
-        classes=data.get("classes"),
-        shards=data.shards,
-    )
+    source = source_of(_options(config))
     shard_bytes = int(config.shard_size_mb * 1_000_000)
     with signals.noting():
         written = write_shards(
@@ -158,7 +154,7 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
         )
     twins = written.paths - written.images
     say(
-        f"data={data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "
+        f"data={config.data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "
         f"{written.shards:,} shards, {written.bytes:,} bytes: {config.shards}"
         + ("" if written.new else " (there already)")
     )

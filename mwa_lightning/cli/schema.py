@@ -68,6 +68,31 @@ def _colour(value: Any) -> Any:
     raise ValueError("want white, black, gray, or [red,green,blue] of 0 to 255 each")
 
 
+def _annotations(value: Any) -> Any:
+    if isinstance(value, ListConfig | DictConfig):
+        names = [
+            name
+            for each in (value.values() if isinstance(value, DictConfig) else value)
+            for name in (each if isinstance(each, ListConfig) else [each])
+        ]
+        if not names:
+            raise ValueError("want a name, a list of names, or {train: NAME, val: NAME, test: NAME}")
+        for name in names:
+            _text(name)
+        return value
+    return _text(value)
+
+
+def _columns(value: Any) -> Any:
+    keys = ("image", "caption", "split")
+    if not isinstance(value, DictConfig) or not value or not set(value) <= set(keys):
+        raise ValueError("want {image: NAME, caption: NAME, split: NAME}, or those of these that are needed")
+    for key, name in value.items():
+        for each in name if key == "caption" and isinstance(name, ListConfig) else [name]:
+            _text(each)
+    return value
+
+
 def _choice(*options: str) -> Rule:
     def rule(value: Any) -> str:
         if str(value) not in options:
@@ -246,7 +271,11 @@ RULES: dict[str, Rule] = {
     "task.distillation": _number(0, 1),
     "task.distillation_epochs": _number(0),
     "data.root": _optional(_path),
-    "data.annotations": _optional(_text),
+    "data.annotations": _optional(_annotations),
+    "data.columns": _optional(_columns),
+    "data.val_share": _optional(_number(0, 1, with_low=False, with_high=False)),
+    "data.skip_bad_rows": _integer(0),
+    "data.skip_bad_rows_in_eval": _flag,
     "data.images": _optional(_text),
     "data.shards": _optional(_path),
     "data.domain": _choice("source", "target"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -53,6 +53,10 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         annotations: Another name of the annotations; relative to `root`.
         images: Another folder of the images; relative to `root`.
         shards: Folder of its shards, which takes the place of all three.
+        columns: Which columns of a table hold image, caption and split; None = found by their names.
+        val_share: How much of train becomes val, by a hash of its images, where there is no val.
+        skip_bad_rows: Rows of annotations that cannot be used, and are left out: of train only.
+        skip_bad_rows_in_eval: Leave such rows out of the other splits too.
         num_workers: Processes that decode images; 0 = decode where the training runs.
         max_bad_images: Images that may be unreadable in training, each replaced by another; evaluation
             allows none.
@@ -84,9 +88,13 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         eval_batch_size: int,
         seed: int = 42,
         root: str | Path | None = None,
-        annotations: str | Path | None = None,
+        annotations: str | Path | Sequence[str] | Mapping[str, Any] | None = None,
         images: str | Path | None = None,
         shards: str | Path | None = None,
+        columns: Mapping[str, Any] | None = None,
+        val_share: float | None = None,
+        skip_bad_rows: int = 0,
+        skip_bad_rows_in_eval: bool = False,
         num_workers: int = 0,
         max_bad_images: int = 0,
         exif: bool | None = None,
@@ -105,7 +113,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         if layout_named(layout).split_type is not self.split_type:
             raise ConfigError(f"data.layout={layout!r} holds no {self.split_type.samples_are}: choose another data=")
         _at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        _at_least(0, num_workers=num_workers, max_bad_images=max_bad_images)
+        _at_least(0, num_workers=num_workers, max_bad_images=max_bad_images, skip_bad_rows=skip_bad_rows)
         if seed < 0:
             raise ConfigError(f"seed={seed}: give 0 or more")
         if len(crop_scale) != 2:
@@ -117,6 +125,11 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         self.annotations = annotations
         self.images = images
         self.shards = shards
+        self.columns = columns
+        self.val_share = val_share
+        self.skip_bad_rows = skip_bad_rows
+        self.skip_bad_rows_in_eval = skip_bad_rows_in_eval
+        self.skipped_rows = 0  # known after `setup`
         self.domain = domain
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -168,7 +181,9 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             for problem in self._source.store.damage(thorough=False):
                 raise DamagedShard(problem)
             self.ledger.storage = self._source.storage
-            splits = self._source.read(Problems())
+            problems = Problems(skip_rows=self.skip_bad_rows, skip_in_evaluation=self.skip_bad_rows_in_eval)
+            splits = self._source.read(problems)
+            self.skipped_rows = len(problems.skipped)
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
         if stage == "fit":
             self._look_at_training()
@@ -198,7 +213,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         missing = "" if file.exists() else "there is no such file; the data set has "
         problem = f"the split {name!r} has no items in {file}: {missing or 'it has '}{there or 'none'}"
         if name in ("train", "val", "test"):
-            raise DataError(f"{problem}; add some, or choose another split")
+            raise DataError(f"{problem}; {self._source.without(name)}")
         raise ConfigError(f"{problem}; set split to one of these")
 
     def identity(self, name: str) -> SplitIdentity:
@@ -209,6 +224,11 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
     def tokenizer_identity(self, name: str) -> str:
         """What the tokenizer makes of the texts of a split, as a SHA-256."""
         return tokenizer_identity(self.tokenizer, self.split(name))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What `metrics.json` says of the data: rows that were left out, where some may be."""
+        return {"data/skipped_rows": float(self.skipped_rows)} if self.skip_bad_rows else {}
 
     def picture(self, split: str, place: int) -> Image.Image:
         """An image of a split as it lies on the disk, for people to look at. Raises DataError if it cannot be read."""
@@ -262,6 +282,8 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             images=self.images,
             classes=self.given_classes,
             shards=self.shards,
+            columns=self.columns,
+            val_share=self.val_share,
         )
 
     def _training_loader(

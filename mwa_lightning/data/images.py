@@ -113,7 +113,7 @@ class ImageReader(PictureRule):
             with self.store.open(path) as file:
                 return self._decode(file, path)
         except OSError as error:
-            raise _not_opened(path, error) from None
+            raise _not_opened(path, error, self.store) from None
 
     def _decode(self, file: BinaryIO, path: str) -> Read:
         where = f"image {self.store.describe(path)}"
@@ -257,11 +257,12 @@ def _what_it_is(file: BinaryIO) -> str:
     return f"is {what}: {advice}, or leave it out"
 
 
-def _not_opened(path: str, error: OSError) -> DataError:
+def _not_opened(path: str, error: OSError, store: PictureStore) -> DataError:
     if isinstance(error, NotAFile):
         return DataError(f"image {path} cannot be read ({error.strerror}): put the picture there, or leave it out")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return MissingImage(f"image {path} is missing: put the file there, or correct data.root or the annotations")
+        meant = store.meant(path) or "put the file there, or correct data.root or the annotations"
+        return MissingImage(f"image {path} is missing: {meant}")
     if isinstance(error, PermissionError):
         return DataError(f"image {path} may not be read: give this user the right to read it")
     if isinstance(error, IsADirectoryError):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.long_work import Follow, unseen
 from mwa_lightning.data.problems import Problem, Problems
 from mwa_lightning.data.records import RetrievalSplit
-from mwa_lightning.data.sources import find_source
+from mwa_lightning.data.sources import Source, source_of
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard, MissingImage
 from mwa_lightning.errors import DataError
@@ -63,6 +63,7 @@ class Report:
     problems: list[Problem]
     shared_pictures: list[str]
     notes: list[str]
+    read_as: list[str] = field(default_factory=list)
 
     @property
     def fatal(self) -> bool:
@@ -79,16 +80,13 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
         workers: Processes that decode images; 0 = decode here.
         follow: Is shown how far it is.
     """
-    problems = Problems(collect=True)
+    problems = Problems(
+        collect=True,
+        skip_rows=data.get("skip_bad_rows", 0),
+        skip_in_evaluation=data.get("skip_bad_rows_in_eval", False),
+    )
     try:
-        source = find_source(
-            layout=data["layout"],
-            root=data.get("root"),
-            annotations=data.get("annotations"),
-            images=data.get("images"),
-            classes=data.get("classes"),
-            shards=data.get("shards"),
-        )
+        source = source_of(data)
     except DataError as error:
         return Report(
             layout=data["layout"],
@@ -99,9 +97,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
             notes=[],
         )
     splits: Mapping[str, AnySplit] = source.read(problems)
-    for name in _SPLITS:
-        if name not in splits:
-            problems.add("empty split", f"{source.file_of(name)}: the split {name} has no items: add some")
+    _note_missing_splits(splits, source, problems)
     for message in source.store.damage(thorough=True, follow=follow):
         problems.add("damaged shard", message)
     reader = source.image_reader(exif=data.get("exif"), background=data.get("background", "auto"))
@@ -120,6 +116,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
         problems=problems.found,
         shared_pictures=list(_shared(splits.values(), digests)),
         notes=problems.notes,
+        read_as=problems.read_as,
     )
 
 
@@ -132,6 +129,7 @@ def format_report(report: Report, *, most: int = 20) -> str:
     """
     lines = [f"data={report.layout}"]
     lines += [f"annotations {file}, sha256 {digest}" for file, digest in report.annotations.items()]
+    lines += [f"read as: {line}" for line in report.read_as]
     for split in report.splits:
         labels = ", ".join(f"{name} {count:,}" for name, count in split.labels.items())
         samples = f"{split.samples:,} {split.samples_are}" + (f" ({labels})" if labels else "")
@@ -149,6 +147,15 @@ def format_report(report: Report, *, most: int = 20) -> str:
     ends += [f"{len(report.shared_pictures):,} pictures in two splits"] if report.shared_pictures else []
     lines.append(", ".join(ends) or "no problems")
     return "\n".join(lines)
+
+
+def _note_missing_splits(splits: Mapping[str, AnySplit], source: Source, problems: Problems) -> None:
+    """Say what a split that is not there would be needed for; a data set without any is of no use."""
+    if not splits and not problems.found:
+        problems.add("empty", f"{source.annotations} has no items: add some")
+    for name in _SPLITS if splits else ():
+        if name not in splits and (name != "val" or "train" in splits):
+            problems.note(f"no {name} split: {source.without(name)}")
 
 
 def _some(messages: list[str], most: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mwa_lightning.data.annotation_files import AnnotationNames
 from mwa_lightning.data.lines import Line, read_lines
 from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.splitting import SPLITS, assign_splits
+from mwa_lightning.data.splitting import assign_splits, split_named
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.tables import read_rows
@@ -70,8 +70,8 @@ def read_jsonl(
         problems.add("no statements", f"{annotations} lists no statements: write {_WANTED} of each")
     names = tuple(classes) if classes is not None else _classes(rows, annotations, problems)
     reader = StatementReader(folder=folder, classes=names, problems=problems, official=False)
-    places = [(row.line.number, row.line.record.get("split"), "\n".join(sorted(row.images))) for row in rows]
-    for row, split in zip(rows, assign_splits(places, annotations, problems), strict=True):
+    places = [(row.line.where, row.line.record.get("split"), "\n".join(sorted(row.images))) for row in rows]
+    for row, split in zip(rows, assign_splits(places, problems), strict=True):
         if split is not None:
             reader.add(
                 row.line,
@@ -154,7 +154,7 @@ def _label(line: Line, problems: Problems) -> str | int | None:
 
 def _split_known(line: Line, problems: Problems) -> bool:
     split = line.record.get("split")
-    if split is None or str(split) in SPLITS:
+    if split is None or split_named(split) is not None:
         return True
     problems.add("unusable entry", f"{line.where} is of the split {split!r}: write train, val or test")
     return False

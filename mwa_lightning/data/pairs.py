@@ -1,142 +1,280 @@
-"""A plain table of pictures and captions: CSV, TSV or JSONL, one caption a line."""
+"""Tables of pictures and captions of whatever kind: a row has one caption, or several, and perhaps a split."""
 
 from __future__ import annotations
 
-import csv
-import io
+import ast
+import json
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
 
-from mwa_lightning.data import lines
-from mwa_lightning.data.lines import read_lines
+from mwa_lightning.data.columns import CAPTION_NAMES, IMAGE_NAMES, KNOWN, Columns, find_columns, is_address, value_in
+from mwa_lightning.data.delimited import folded
+from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems, has_words
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
-from mwa_lightning.data.splitting import SPLITS, assign_splits
-from mwa_lightning.regular_files import read_file
+from mwa_lightning.data.split_lists import listed_splits
+from mwa_lightning.data.splitting import assign_splits, hash_split, split_named
+from mwa_lightning.data.stores import PictureStore
+from mwa_lightning.data.table_files import TableFile, siblings
+from mwa_lightning.data.tables import open_table
+from mwa_lightning.data.text_beside import read_text_beside
+from mwa_lightning.errors import shorten
 
-SUFFIXES = (".csv", ".tsv", *lines.SUFFIXES)
-
-_PATH_NAMES = ("image", "image_path", "filename", "file_name", "filepath", "file", "path")
-_CAPTION_NAMES = ("caption", "text", "sentence", "title")
-
-
-class _Row(NamedTuple):
-    line: int
-    path: Any
-    caption: Any
-    split: Any  # None where the table has no such column
+_WANTED = "image and caption"
+_LOOKED_AT = 100  # rows that tell which column is which
+_NUMBERED = re.compile(r"(.+\.\w{1,5})#\d{1,3}")  # Flickr8k's and Flickr30k's name.jpg#0
+_LONGEST_LIST = 1_000_000
+_UNPARTED = re.compile(r"(['\"])\s+(['\"])")
 
 
-def read_pairs(annotations: Path, *, folder: PurePath, problems: Problems) -> dict[str, RetrievalSplit]:
-    """The splits of a table; several lines with one path are captions of one image.
+@dataclass(frozen=True)
+class _Entry:
+    """A picture and its captions, as one row has them; `wrong` are the kind and the line of what is wrong with it."""
 
-    Without a split column, 90 % of the images go to train, 5 % to val and 5 % to test by a hash of their
-    path, so an image stays where it is when others are added. Where a part of a small table came out empty,
-    it gets the image whose hash is nearest.
+    where: str
+    path: str
+    captions: list[str]
+    split: str | None
+    wrong: list[tuple[str, str]]
+
+
+def read_pairs(
+    tables: Sequence[TableFile],
+    *,
+    store: PictureStore,
+    problems: Problems,
+    columns: Mapping[str, Any] | None = None,
+    val_share: float | None = None,
+) -> dict[str, RetrievalSplit]:
+    """The splits of one or more tables; rows with one path are captions of one image.
+
+    The split is that of the table where it has one, else what its column says, else what lists of pictures beside it
+    say. Where nothing does, 90 % of the images go to train, 5 % to val and 5 % to test by a hash of their path, so an
+    image stays where it is when others are added. Where a part of a small table came out empty, it gets the image
+    whose hash is nearest.
 
     Args:
-        annotations: The table. A CSV may open with a header (image, caption and optionally split, in any
-            order); without one, these are its columns. A JSONL has an object with these keys a line.
-        folder: What the paths are relative to.
+        tables: The tables, with the split of each where it has one.
+        store: What holds the images.
         problems: Where a damaged table, or a row that cannot be used, is reported.
+        columns: Which columns hold what, where the user says.
+        val_share: How much of train becomes val, where there is none.
     """
-    rows = [row for row in _rows(annotations, problems) if _usable(row, annotations, problems)]
-    if not rows and not problems.found:
-        problems.add("no images", f"{annotations} lists no pictures: write a line of image and caption for each")
-    places = [(row.line, row.split, os.path.normpath(row.path)) for row in rows]
-    splits = assign_splits(places, annotations, problems)
+    alone = len(tables) == 1  # then a column says more than its name
+    entries = [entry for table in tables for entry in _entries(table, store, columns, problems, alone=alone)]
+    if not entries and not problems.found:
+        files = ", ".join(str(table.file) for table in tables)
+        problems.add("no images", f"{files} lists no pictures: write a row of image and caption for each")
+    entries = _with_lists(entries, tables, problems)
+    usable = [entry for entry in entries if entry.captions]
+    places = [(entry.where, entry.split, entry.path) for entry in usable]
+    splits = assign_splits(places, problems, val_share=val_share)
+    if usable and all(entry.split is None for entry in usable):
+        _note_split_by_hash(tables, problems)
+    split_of = {entry.path: split for entry, split in zip(usable, splits, strict=True) if split is not None}
+    for entry in entries:
+        for kind, message in entry.wrong:
+            of = split_named(entry.split) or split_of.get(entry.path) or hash_split(entry.path)
+            problems.bad_row(kind, message, split=of)
+    there: dict[str, bool] = {}
     builders: dict[str, SplitBuilder] = {}
     image_ids: dict[str, int] = {}
-    for caption_id, (row, split) in enumerate(zip(rows, splits, strict=True)):
-        if split is not None:
-            path = os.path.normpath(row.path)
-            builder = builders.setdefault(split, SplitBuilder(name=split, folder=folder))
-            image_id = image_ids.setdefault(path, len(image_ids))
-            builder.add(path=path, name=path, image_id=image_id, text=row.caption, caption_id=caption_id, label=path)
-    return {name: builder.build() for name, builder in builders.items()}
+    caption_id = 0
+    for entry, split in zip(usable, splits, strict=True):
+        if split is None:
+            continue
+        if problems.skip_rows and (split == "train" or problems.skip_in_evaluation):
+            if entry.path not in there:
+                there[entry.path] = store.size(str(store.prefix / entry.path)) is not None
+            if not there[entry.path]:
+                problems.bad_row("missing image", f"{entry.where}: the image is missing", split=split)
+                continue
+        for text in entry.captions:
+            builder = builders.setdefault(split, SplitBuilder(name=split, folder=store.prefix))
+            image_id = image_ids.setdefault(entry.path, len(image_ids))
+            path = entry.path
+            builder.add(path=path, name=path, image_id=image_id, text=text, caption_id=caption_id, label=path)
+            caption_id += 1
+    return {name: builders[name].build() for name in ("train", "val", "test") if name in builders}
 
 
-def _usable(row: _Row, annotations: Path, problems: Problems) -> bool:
-    where = f"{annotations}: line {row.line}"
-    if not isinstance(row.path, str) or not row.path.strip():
-        problems.add("unusable entry", f"{where} lacks the path of an image: add it")
-    elif not isinstance(row.caption, str):
-        problems.add("unusable entry", f"{where} ({row.path}) lacks a caption: add it")
-    elif not has_words(row.caption):
-        problems.add(
+def _note_split_by_hash(tables: Sequence[TableFile], problems: Problems) -> None:
+    problems.took("split by a hash of the pictures' paths: 90 % train, 5 % val, 5 % test")
+    beside = siblings(tables[0].file) if len(tables) == 1 and tables[0].file.is_file() else []
+    if len(beside) > 1:
+        names = ",".join(file.name for file in beside)
+        problems.note(
+            f"{tables[0].file} is split by a hash of its pictures, and {shorten(_others(tables[0], beside))} beside it "
+            f"not used: if these are the splits, give data.annotations=[{names}]"
+        )
+
+
+def _others(table: TableFile, beside: Sequence[Path]) -> list[str]:
+    return [file.name for file in beside if file != table.file]
+
+
+def _entries(
+    table: TableFile, store: PictureStore, columns: Mapping[str, Any] | None, problems: Problems, *, alone: bool
+) -> Iterator[_Entry]:
+    """The rows of a table; what is wrong with one is in it, to be told when its split is known."""
+    if table.file.is_dir():
+        for path, where, captions, split in read_text_beside(table.file, problems):
+            yield _entry(where, path, captions, split, [])
+        return
+    problems.split = table.split
+    opened = open_table(table.file, wanted=_WANTED, known=KNOWN, problems=problems)
+    if opened is None:
+        return
+    start = list(islice(opened.rows, _LOOKED_AT))
+    if not start:
+        return
+
+    def is_picture(cell: str) -> bool:
+        return store.size(str(store.prefix / table.prefix / _path(cell))) is not None
+
+    found = find_columns(opened, start, given=columns, is_picture=is_picture, problems=problems)
+    if found is None:
+        return
+    problems.took(
+        f"{table.file}: {opened.read_as}; {_described(found, opened.has_header)}, {_splits_from(table, found)}"
+    )
+    for row in chain(start, opened.rows):
+        yield from _of_row(row, found, table, problems)
+    problems.split = None
+
+
+def _of_row(row: Line, columns: Columns, table: TableFile, problems: Problems) -> Iterator[_Entry]:
+    path = _image(value_in(row.record, columns.image, IMAGE_NAMES))
+    if path is None:
+        problems.bad_row("unusable entry", f"{row.where} lacks the path of an image ({columns.image}): add it")
+        return
+    where = f"{row.where} ({path})"
+    if is_address(path):
+        problems.bad_row("address", f"{where} is an address, which is not fetched: download it and name the file")
+        return
+    wrong: list[tuple[str, str]] = []
+    split, named = table.split, row.record.get(columns.split) if columns.split is not None else None
+    if columns.split is not None and str(named or "").strip():
+        in_row = split_named(str(named))
+        if in_row is None:
+            problems.bad_row("unusable entry", f"{where} is of the split {str(named)!r}: write train, val or test")
+            return
+        if split is not None and in_row != split:
+            problems.bad_row("unusable entry", f"{where} is of the split {named!r} in the table of {split}: correct it")
+            return
+        split = in_row
+    try:
+        several = columns.captions if columns.captions[0] in row.record else columns.captions[:1]
+        captions = [text for column in several for text in _texts(value_in(row.record, column, CAPTION_NAMES))]
+    except _NoList as error:
+        wrong.append(("unusable entry", f"{where} {error}"))
+        captions = []
+    if not captions and not wrong:
+        wrong.append(("caption without words", f"{where} lacks a caption: add it, or leave the row out"))
+    yield _entry(where, str(PurePosixPath(table.prefix) / _path(path)), captions, split, wrong)
+
+
+def _entry(where: str, path: str, captions: list[str], split: str | None, wrong: list[tuple[str, str]]) -> _Entry:
+    wordless = [text for text in captions if not has_words(text)]
+    wrong += [
+        (
             "caption without words",
-            f"{where} ({row.path}): the caption has no words ({row.caption!r}): write it out, or leave it out",
+            f"{where}: the caption has no words ({text[:40]!r}): write it out, or leave it out",
         )
-    elif row.split is not None and str(row.split) not in SPLITS:
-        problems.add(
-            "unusable entry",
-            f"{where} ({row.path}) is of the split {row.split!r}: write train, val or test (a caption with a "
-            "comma in it needs quotes)",
+        for text in wordless
+    ]
+    return _Entry(where, os.path.normpath(path), [text for text in captions if has_words(text)], split, wrong)
+
+
+class _NoList(ValueError):  # noqa: N818 (what a cell is)
+    """A cell reads like a list of captions and is none."""
+
+
+def _texts(value: Any) -> list[str]:
+    """The captions in a cell: one, or several as a list, whose entries may be objects such as {"raw": ...}."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("[") and text.endswith("]") and (several := _list_in(text)) is not None:
+            return several
+        return [value] if text else []
+    if isinstance(value, Mapping):
+        name = next((key for name in CAPTION_NAMES for key in value if folded(str(key)) == name), None)
+        return [] if name is None else _texts(value[name])
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in _texts(each)]
+    return []
+
+
+def _list_in(text: str) -> list[str] | None:
+    """The captions of a list in JSON or in Python's form; None where the text is none, but a caption in brackets."""
+    if len(text) > _LONGEST_LIST:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+        if _UNPARTED.search(text):
+            raise _NoList("has a list of captions without commas between them: write it as JSON") from None
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str | dict) for each in value):
+        return None
+    return _texts(list(value))
+
+
+def _image(value: Any) -> str | None:
+    """The path of the picture in a cell; None if there is none."""
+    if isinstance(value, Mapping):  # {"path": ..., "bytes": ...}
+        value = value.get("path")
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value.strip() if isinstance(value, str) and value.strip() else None
+
+
+def _path(cell: str) -> str:
+    """The path in a cell, without the number of the caption that Flickr8k's files have after it."""
+    cell = cell.strip()
+    if cell.startswith("file://"):
+        cell = unquote(cell.removeprefix("file://"))
+    numbered = _NUMBERED.fullmatch(cell)
+    return numbered[1] if numbered else cell
+
+
+def _described(columns: Columns, has_header: bool) -> str:
+    name = repr if has_header else str
+    what = "" if has_header else "column "
+    captions = ", ".join(map(name, columns.captions))
+    return f"pictures in {what}{name(columns.image)}, captions in {what}{captions}"
+
+
+def _splits_from(table: TableFile, columns: Columns) -> str:
+    if columns.split is not None:
+        return f"splits in {columns.split!r}"
+    return f"all of {table.split}" if table.split is not None else "no column of the split"
+
+
+def _with_lists(entries: list[_Entry], tables: Sequence[TableFile], problems: Problems) -> list[_Entry]:
+    """The entries with the splits that lists of pictures, or their folders, give them where no table does."""
+    if not entries or any(entry.split is not None for entry in entries):
+        return entries
+    listed = listed_splits({entry.path for entry in entries}, tables[0].file, problems)
+    if listed is None:
+        tops = {entry.path: PurePosixPath(entry.path).parts[0] for entry in entries if "/" in entry.path}
+        named = {path: split_named(top) for path, top in tops.items()}
+        if len(tops) < len({entry.path for entry in entries}) or None in named.values() or len(set(named.values())) < 2:
+            return entries
+        folders = ", ".join(sorted(set(tops.values())))
+        problems.note(
+            f"{tables[0].file} has no split: each picture is of the split that its folder is named after ({folders})"
         )
-    else:
-        return True
-    return False
-
-
-def _rows(annotations: Path, problems: Problems) -> Iterator[_Row]:
-    suffix = annotations.suffix.lower()
-    if suffix in lines.SUFFIXES:
-        yield from _json_rows(annotations, problems)
-        return
-    if suffix not in SUFFIXES:
-        problems.add("unknown format", f"{annotations} is no table: name it {', '.join(SUFFIXES)} by its format")
-        return
-    try:
-        text = read_file(annotations).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problems.add("not UTF-8", f"{annotations} is not UTF-8 (byte {error.start}): save it as UTF-8")
-        return
-    yield from _table_rows(text, annotations, problems, delimiter="\t" if suffix == ".tsv" else ",")
-
-
-def _json_rows(annotations: Path, problems: Problems) -> Iterator[_Row]:
-    for line, record, _ in read_lines(annotations, wanted="image and caption", problems=problems):
-        yield _Row(line, _first(record, _PATH_NAMES), _first(record, _CAPTION_NAMES), record.get("split"))
-
-
-def _table_rows(text: str, annotations: Path, problems: Problems, *, delimiter: str) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: dict[str, int] | None = None
-    width = 0
-    try:
-        for cells in reader:
-            line = reader.line_num
-            if not any(cell.strip() for cell in cells):
-                continue
-            if columns is None:
-                columns, is_header = _columns(cells)
-                width = len(cells) if is_header or len(cells) == 2 else 3
-                if is_header:
-                    continue
-            if len(cells) != width:
-                problems.add(
-                    "unusable entry",
-                    f"{annotations}: line {line} has {len(cells)} cells where {width} are wanted: image, "
-                    "caption and optionally split (a caption with a comma in it needs quotes)",
-                )
-                continue
-            split = cells[columns["split"]].strip() if "split" in columns else None
-            yield _Row(line, cells[columns["image"]].strip(), cells[columns["caption"]], split)
-    except csv.Error as error:
-        problems.add("not CSV", f"{annotations}: line {reader.line_num} is not CSV ({error}): correct it")
-
-
-def _columns(cells: list[str]) -> tuple[dict[str, int], bool]:
-    """Place of each column, and whether the first line is a header that says so."""
-    header = {cell.strip().lower(): i for i, cell in reversed(list(enumerate(cells)))}
-    path, caption = _first(header, _PATH_NAMES), _first(header, _CAPTION_NAMES)
-    if path is None or caption is None:
-        return {"image": 0, "caption": 1, **({"split": 2} if len(cells) > 2 else {})}, False
-    split = {"split": header["split"]} if "split" in header else {}
-    return {"image": path, "caption": caption, **split}, True
-
-
-def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((record[name] for name in names if name in record), None)
+        listed = {path: split for path, split in named.items() if split is not None}
+    return [replace(entry, split=listed[entry.path]) for entry in entries if entry.path in listed]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from mwa_lightning.data import jsonl, lines, nlvr2, pairs
 from mwa_lightning.data.annotation_files import AnnotationNames
@@ -19,6 +19,7 @@ from mwa_lightning.data.shards import ANNOTATIONS, open_shards
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
+from mwa_lightning.data.table_files import WANTED, TableFile, found_tables, given_tables, split_lists
 from mwa_lightning.errors import ConfigError, DataError
 
 # Made by this package where they are missing.
@@ -49,6 +50,7 @@ class Layout(NamedTuple):
     names: AnnotationNames | None = None
     subset_files: Callable[[Path, str], dict[str, Path]] = lambda annotations, split: {}
     images_beside: bool = False  # the paths of images start from the folder of the annotations
+    tables: bool = False  # its annotations are one table of any kind, or several
 
     def split_files(self, annotations: Path) -> dict[str, Path]:
         """The file of each split, whether it is there or not; empty where one file holds all of them."""
@@ -59,13 +61,17 @@ class Layout(NamedTuple):
 class Source:
     """A data set on disk: its layout, its annotations, and what holds its images.
 
-    `classes` are those that its labels may have, where the user says.
+    `annotations` is the folder of several tables. `classes` are those that its labels may have, and `columns` what the
+    columns of its tables hold, where the user says; `val_share` of train becomes val, where there is none.
     """
 
     layout: str
     annotations: Path
     store: PictureStore
     classes: tuple[str, ...] | None = None
+    tables: tuple[TableFile, ...] = ()
+    columns: Mapping[str, Any] | None = None
+    val_share: float | None = None
 
     @property
     def folder(self) -> PurePath:
@@ -90,7 +96,12 @@ class Source:
         """
         with readable(self.annotations):
             splits = LAYOUTS[self.layout].read(self, problems)
-            return cast(Splits, find_by_name(splits, store=self.store, problems=problems)) if self.official else splits
+            if self.official:
+                splits = cast(Splits, find_by_name(splits, store=self.store, problems=problems))
+        if problems.skipped:
+            rows = f"{len(problems.skipped):,} rows that cannot be used are left out"
+            problems.note(f"{self.annotations}: {rows} (data.skip_bad_rows), the first: {problems.skipped[0]}")
+        return splits
 
     def split_files(self) -> dict[str, Path]:
         """The files of the splits that are there; empty where one file holds all of them."""
@@ -99,6 +110,9 @@ class Source:
 
     def files(self) -> list[Path]:
         """The files of annotations that are there, in the order of the splits, then those of subsets."""
+        if self.tables:
+            lists = [each.file for table in self.tables for each in split_lists(table.file)]
+            return list(dict.fromkeys([table.file for table in self.tables if table.file.is_file()] + lists))
         there = self.split_files()
         subsets = [
             file for split in there for file in LAYOUTS[self.layout].subset_files(self.annotations, split).values()
@@ -107,7 +121,20 @@ class Source:
 
     def file_of(self, split: str) -> Path:
         """The file that says what is in a split."""
+        for table in self.tables:
+            if table.split == split:
+                return table.file
         return LAYOUTS[self.layout].split_files(self.annotations).get(split, self.annotations)
+
+    def without(self, split: str) -> str:
+        """What to do about a split that is not there, where others are."""
+        if split == "train":
+            return "mwa-eval takes this data set, mwa-train cannot"
+        if split == "test":
+            return "name another to be measured, such as split=val"
+        own = self.tables or self.layout == "jsonl"
+        way = "data.val_share=0.05 makes one of 5 % of train, by a hash of the images" if own else "add some"
+        return f"mwa-train needs one: {way}"
 
     def image_reader(self, *, exif: bool | None, background: str | Sequence[int] | None = "auto") -> ImageReader:
         """How its images are read.
@@ -134,20 +161,25 @@ def find_source(
     *,
     layout: str,
     root: str | Path | None,
-    annotations: str | Path | None = None,
+    annotations: str | Path | Sequence[str] | Mapping[str, Any] | None = None,
     images: str | Path | None = None,
     classes: Sequence[str | int] | None = None,
     shards: str | Path | None = None,
+    columns: Mapping[str, Any] | None = None,
+    val_share: float | None = None,
 ) -> Source:
     """Look up the files of a data set.
 
     Args:
         layout: One of LAYOUTS.
         root: Folder of the data set; for one's own sets also the file of annotations itself.
-        annotations: Another name of that file; relative to `root`.
+        annotations: Another name of that file; relative to `root`. Of tables also several, with their splits in their
+            names, or by split.
         images: Another folder of the images; relative to `root`.
         classes: What labels may say, in the order in which they are numbered; None = as the layout has it.
         shards: Folder of its shards, which takes the place of `root`, `annotations` and `images`.
+        columns: Which columns of a table hold image, caption and split; None = found by their names.
+        val_share: How much of train becomes val, where there is none.
 
     Raises:
         ConfigError: The layout is unknown or not that of the shards, no root is given, or a class is named twice.
@@ -156,8 +188,11 @@ def find_source(
     """
     form = layout_named(layout)
     if shards is not None:
-        return _source_in_shards(Path(shards).expanduser(), layout=layout, classes=classes)
-    if root is None and annotations is not None and Path(annotations).expanduser().is_absolute():
+        source = _source_in_shards(Path(shards).expanduser(), layout=layout, classes=classes)
+        return replace(source, columns=columns, val_share=val_share)
+    if not form.tables and not isinstance(annotations, str | Path | None):
+        raise ConfigError(f"data.annotations={annotations}: data={layout} has one name there")
+    if root is None and isinstance(annotations, str | Path) and Path(annotations).expanduser().is_absolute():
         root = Path(annotations).expanduser().parent
     if root is None:
         raise ConfigError(f"data.root is not set: for data={layout} give the folder that holds {form.wanted}")
@@ -166,18 +201,39 @@ def find_source(
         raise DataError(f"data.root {folder} does not exist: for data={layout} it holds {form.wanted}")
     if folder.is_file() and form.split_files(folder.parent) and not form.split_files(folder):
         raise DataError(f"data.root {folder} is a file: for data={layout} give the folder that holds {form.wanted}")
-    if folder.is_file():
+    tables: tuple[TableFile, ...] = ()
+    if form.tables:
+        file, tables = _tables(folder, annotations)
+        folder = folder if folder.is_dir() else folder.parent
+        if images is not None:
+            tables = tuple(table._replace(prefix="") for table in tables)
+    elif folder.is_file():
         file, folder = folder, folder.parent
     else:
+        assert isinstance(annotations, str | Path | None)
         file = _annotations(folder, layout=layout, given=annotations)
     where = folder / (form.images if images is None else Path(images).expanduser())
     if images is None and form.official and not where.is_dir():
         where = folder  # its pictures are found by their names
     if form.images_beside and images is None:
-        where = file.parent
+        where = file if file.is_dir() else file.parent
     if not where.is_dir():
         raise DataError(f"folder {where} of the images does not exist: put it there, or set data.images")
-    return Source(layout=layout, annotations=file, store=PictureFolder(where, folder), classes=class_names(classes))
+    return Source(
+        layout=layout,
+        annotations=file,
+        store=PictureFolder(where, folder),
+        classes=class_names(classes),
+        tables=tables,
+        columns=columns,
+        val_share=val_share,
+    )
+
+
+def source_of(data: Mapping[str, Any]) -> Source:
+    """The data set that a configuration describes. Raises as `find_source` does."""
+    keys = ("root", "annotations", "images", "classes", "shards", "columns", "val_share")
+    return find_source(layout=data["layout"], **{key: data.get(key) for key in keys})
 
 
 def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int] | None) -> Source:
@@ -186,9 +242,12 @@ def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int]
         raise ConfigError(
             f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
         )
+    form = LAYOUTS[layout]
     files = [folder / name for name in store.annotations]
-    annotations = folder / ANNOTATIONS if any(map(LAYOUTS[layout].split_files, files)) else files[0]
-    source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes))
+    several = any(map(form.split_files, files)) or (form.tables and len(files) > 1)
+    annotations = folder / ANNOTATIONS if several else files[0]
+    tables = _tables(annotations, None)[1] if form.tables else ()
+    source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes), tables=tables)
     store.require_sums(file.relative_to(folder).as_posix() for file in source.files())
     return source
 
@@ -281,6 +340,20 @@ def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path
     return found[0]
 
 
+def _tables(root: Path, given: Any) -> tuple[Path, tuple[TableFile, ...]]:
+    """The tables of a data set in the folder `root`, or the table `root` itself; and it, or the folder of several."""
+    if root.is_file():
+        tables = given_tables(root.parent, root.name)
+    elif given is not None:
+        tables = given_tables(root, given)
+    else:
+        tables = found_tables(root)
+    if len(tables) == 1 and not tables[0].prefix:
+        return tables[0].file, tuple(tables)
+    folders = {table.file.parent for table in tables}
+    return (folders.pop() if len(folders) == 1 and not tables[0].prefix else root), tuple(tables)
+
+
 def _holds(annotations: Path, form: Layout) -> bool:
     """Whether these are annotations, or a folder of some."""
     if annotations.is_dir():
@@ -295,7 +368,9 @@ def _read_captions(source: Source, problems: Problems) -> Splits:
 
 
 def _read_pairs(source: Source, problems: Problems) -> Splits:
-    return pairs.read_pairs(source.annotations, folder=source.folder, problems=problems)
+    return pairs.read_pairs(
+        source.tables, store=source.store, problems=problems, columns=source.columns, val_share=source.val_share
+    )
 
 
 def _read_nlvr2(source: Source, problems: Problems) -> Splits:
@@ -341,10 +416,10 @@ LAYOUTS = {
         None,
         "",
         False,
-        "a CSV or JSONL of image, caption and optionally split",
+        WANTED,
         _read_pairs,
-        suffixes=pairs.SUFFIXES,
         images_beside=True,
+        tables=True,
     ),
     "nlvr2": Layout(
         "nlvr/nlvr2/data",

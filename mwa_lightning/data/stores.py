@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from mwa_lightning.data.long_work import Follow, unseen
+from mwa_lightning.data.suggestions import picture_meant
 from mwa_lightning.errors import DataError
 from mwa_lightning.regular_files import open_file
 
@@ -71,6 +72,10 @@ class PictureStore(ABC):
         """A picture's path for people, who may want to look at it."""
         return path
 
+    def meant(self, path: str) -> str | None:
+        """The picture that is probably meant by the path of none, and what to do, as the end of a sentence."""
+        return None
+
     def damage(self, *, thorough: bool, follow: Follow = unseen) -> Iterator[str]:
         """What is missing or cut short, a line for each; `thorough` reads all, and finds what has other bytes."""
         return iter(())
@@ -97,6 +102,10 @@ class PictureFolder(PictureStore):
     def prefix(self) -> PurePath:
         """The same."""
         return self.root
+
+    def meant(self, path: str) -> str | None:
+        """The picture near it that is there."""
+        return picture_meant(path, self.root, self.data_root)
 
     def open(self, path: str) -> BinaryIO:
         """The file. Raises OSError if it cannot be opened."""

@@ -104,7 +104,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
                 coordinator=config.save_coordinator,
                 callbacks=[stop],
             )
-            figures |= parameter_figures(model)
+            figures |= parameter_figures(model) | data.figures
             run.write_metrics(figures)
             if processes.first:
                 file = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)

@@ -130,7 +130,7 @@ def _run(
     if config.training.zero_shot and not figures:
         figures = _zero_shot(config, data, run, processes, stop)
         run.write_metrics(figures)
-    figures |= parameter_figures(model)
+    figures |= parameter_figures(model) | data.figures
     show(parts_table(parameter_table(model)))
 
     pace = Pace()

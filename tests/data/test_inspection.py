@@ -57,15 +57,15 @@ def test_inspect__everything_at_once(write_karpathy: Write, workers: int) -> Non
     assert report.fatal
     assert [problem.kind for problem in report.problems] == [
         "caption without words",
-        "empty split",
         "missing image",
         "image of 0 bytes",
         "unreadable image",
         "unreadable image",
     ]
     assert report.shared_pictures == ["005.png (train) and 009.png (test)"]
+    assert report.notes == ["no val split: mwa-train needs one: add some"]
     text = format_report(report, most=1)
-    for part in ("001.png", "002.png", "003.png", "and 1 more", "6 problems", "005.png (train) and 009.png (test)"):
+    for part in ("001.png", "002.png", "003.png", "and 1 more", "5 problems", "005.png (train) and 009.png (test)"):
         assert part in text
     assert "004.png" not in text
     assert "004.png" in format_report(report)
@@ -108,7 +108,7 @@ def test_inspect__damaged_annotations(write_karpathy: Write) -> None:
     root = write_karpathy()
     (root / "dataset.json").write_text('{"images": [')
     report = inspect(_config(root))
-    assert [problem.kind for problem in report.problems] == ["not JSON"] + ["empty split"] * 3
+    assert [problem.kind for problem in report.problems] == ["not JSON"]
 
 
 def test_inspect__statements(tmp_path: Path) -> None:
@@ -145,7 +145,6 @@ def test_inspect__statements_everything_at_once(write_statements: Write) -> None
         "unusable entry",
         "statement without words",
         "identifier used twice",
-        "empty split",
         "missing image",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from mwa_lightning.data.pairs import read_pairs
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.splitting import hash_share
+from mwa_lightning.data.stores import PictureFolder
+from mwa_lightning.data.table_files import TableFile
 from mwa_lightning.errors import DataError
 
 EXPECTED = {"train": [("x/a.jpg", "red, round"), ("x/a.jpg", "two")], "test": [("b.jpg", "three")]}
@@ -21,7 +24,12 @@ EXPECTED = {"train": [("x/a.jpg", "red, round"), ("x/a.jpg", "two")], "test": [(
 def _read(folder: Path, name: str, content: str) -> dict[str, RetrievalSplit]:
     path = folder / name
     path.write_bytes(content.encode())
-    return read_pairs(path, folder=folder, problems=Problems())
+    return _read_table(path)
+
+
+def _read_table(path: Path, **options: Any) -> dict[str, RetrievalSplit]:
+    problems = options.pop("problems", None) or Problems()
+    return read_pairs([TableFile(path)], store=PictureFolder(path.parent), problems=problems, **options)
 
 
 def _content(splits: dict[str, RetrievalSplit], folder: Path) -> dict[str, list[tuple[str, str]]]:
@@ -100,25 +108,34 @@ def test_read_pairs__small_tables_have_all_splits(
         ("a.csv", "", "lists no pictures"),
         ("a.csv", "image,caption\n", "lists no pictures"),
         ("a.csv", "a.jpg,one\nb.jpg,two, and more\n", "line 2 has 3 cells where 2 are wanted"),
-        ("a.csv", "a.jpg,one,two,three\n", "line 1 has 4 cells where 3 are wanted"),
-        ("a.csv", "a.jpg\n", "line 1 has 1 cells"),
-        ("a.csv", "a.jpg,red, round\n", "(a.jpg) is of the split 'round': write train, val or test (a caption"),
-        ("a.csv", "a.jpg,one,\n", "is of the split ''"),
+        ("a.csv", "a.jpg,one,two,three\n", "has no header, and columns 1, 2, 3, 4: say which"),
+        ("a.csv", "a.jpg\n", "no columns are seen in 'a.jpg'"),
+        (
+            "a.csv",
+            "a.jpg,red, round\n",
+            "has no header, and columns 1, 2, 3: say which holds the captions by data.columns=",
+        ),
+        (
+            "a.csv",
+            "image,caption,split\na.jpg,one,round\n",
+            "(a.jpg) is of the split 'round': write train, val or test",
+        ),
         ("a.csv", "a.jpg,one\n,two\n", "line 2 lacks the path"),
-        ("a.csv", "a.jpg,one\nb.jpg,  \n", "line 2 (b.jpg): the caption has no words"),
-        ("a.csv", 'a.jpg,"one" more\n', "line 1 is not CSV"),
-        ("a.csv", 'a.jpg,"one\n', "is not CSV"),
+        ("a.csv", "a.jpg,one\nb.jpg, . \n", "line 2 (b.jpg): the caption has no words ('.')"),
+        ("a.csv", "a.jpg,one\nb.jpg,  \n", "line 2 (b.jpg) lacks a caption"),
+        ("a.csv", 'a.jpg,"one" more\n', "line 1 has more after the closing quote"),
+        ("a.csv", 'a.jpg,"one\n', "line 1 opens a quote that nothing closes"),
         ("a.jsonl", '{"image": "a.jpg", "caption": "one"}\n{"image" 5}\n', "line 2 column 10"),
-        ("a.jsonl", "[1, 2]\n", "line 1 is no object"),
-        ("a.jsonl", '{"image": "a.jpg"}\n', "line 1 (a.jpg) lacks a caption"),
-        ("a.jsonl", '{"caption": "one"}\n', "line 1 lacks the path"),
-        ("a.jsonl", '{"image": 5, "caption": "one"}\n', "line 1 lacks the path"),
+        ("a.jsonl", "[1, 2]\n", "entry 1 is no object"),
+        ("a.jsonl", '{"image": "a.jpg"}\n', "has the columns image: say which holds the captions by data.columns="),
+        ("a.jsonl", '{"caption": "one"}\n', "has the columns caption: say which holds the pictures by data.columns="),
+        ("a.jsonl", '{"image": "a.jpg", "caption": "one"}\n{"image": "b.jpg"}\n', "line 2 (b.jpg) lacks a caption"),
+        ("a.jsonl", '{"image": null, "caption": "one"}\n', "line 1 lacks the path"),
         (
             "a.jsonl",
             '{"image": "a", "caption": "one", "split": "val"}\n{"image": "b", "caption": "one"}\n',
-            "line 2 lacks the split that others have",
+            "line 2 (b) lacks the split that others have",
         ),
-        ("a.xlsx", "a.jpg,one\n", "is no table: name it .csv, .tsv, .jsonl"),
     ],
 )
 def test_read_pairs__unusable(tmp_path: Path, name: str, content: str, says: str) -> None:
@@ -129,19 +146,13 @@ def test_read_pairs__unusable(tmp_path: Path, name: str, content: str, says: str
     assert "\n" not in str(caught.value)
 
 
-def test_read_pairs__not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("a.jpg,un caf\xe9\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"is not UTF-8 \(byte 12\)"):
-        read_pairs(tmp_path / "a.csv", folder=tmp_path, problems=Problems())
-
-
 def test_read_pairs__collects_every_problem(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a.jpg,one,train\nb.jpg,,train\nc.jpg,two\nd.jpg,three,tset\n")
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,one,train\nb.jpg,,train\nc.jpg,two\nd.jpg,three,tset\n")
     problems = Problems(collect=True)
-    splits = read_pairs(tmp_path / "a.csv", folder=tmp_path, problems=problems)
+    splits = _read_table(tmp_path / "a.csv", problems=problems)
     assert sorted(problem.kind for problem in problems.found) == [
         "caption without words",
         "unusable entry",
-        "unusable entry",
+        "unusable row",
     ]
     assert _content(splits, tmp_path) == {"train": [("a.jpg", "one")]}

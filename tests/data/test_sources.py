@@ -84,7 +84,7 @@ def test_find_source__nothing_there(tmp_path: Path, layout: str) -> None:
 
 def test_find_source__which_file(tmp_path: Path) -> None:
     root = _files(tmp_path, "a.csv", "b.jsonl")
-    with pytest.raises(DataError, match=r"there is: a.csv, b.jsonl: set data.annotations"):
+    with pytest.raises(DataError, match=r"holds several tables \(a\.csv, b\.jsonl\): name one in data\.annotations"):
         find_source(layout="pairs", root=root)
     assert find_source(layout="pairs", root=root, annotations="b.jsonl").annotations == root / "b.jsonl"
 
