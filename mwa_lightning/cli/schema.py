@@ -239,6 +239,7 @@ RULES: dict[str, Rule] = {
     "backbone.image_mean": _numbers(3, _number(0, 1)),
     "backbone.image_std": _numbers(3, _positive),
     "backbone.checkpoint": _optional(_weights),
+    "backbone.checkpoint_key": _optional(_text),
     "backbone.tokenizer": _optional(_tokenizer),
     "backbone.tokenizer_kind": _choice("sentencepiece", "clip", "bert", "siglip"),
     "backbone.text_cleaning": _choice("none", "blip", "albef"),

@@ -41,6 +41,7 @@ OURS = frozenset(
     {
         "_target_",
         "checkpoint",
+        "checkpoint_key",
         "tokenizer",
         "tokenizer_kind",
         "text_cleaning",
@@ -131,7 +132,7 @@ def build_backbone(
 def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads) -> None:
     """Fill backbone and heads from `backbone.checkpoint`, and name in the log what stays as it was drawn."""
     part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
-    report = load_backbone(backbone, part, config.backbone.checkpoint)
+    report = load_backbone(backbone, part, config.backbone.checkpoint, key=config.backbone.get("checkpoint_key"))
     log.info("%s", report)
     may_be_read = {id(parameter) for parameter in part.parameters()}
     beside = [f"heads.{name}" for name, parameter in heads.named_parameters() if id(parameter) not in may_be_read]

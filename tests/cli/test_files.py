@@ -82,7 +82,7 @@ MISFITS: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("backbone.checkpoint", "w.safetensors", one_tensor_more, "beit3.strange"),
     ("backbone.checkpoint", "w.safetensors", cut_short, "not a whole safetensors file"),
     ("backbone.checkpoint", "w.pth", empty, "an empty file"),
-    ("backbone.checkpoint", "w.pth", no_checkpoint, "not a whole checkpoint"),
+    ("backbone.checkpoint", "w.pth", no_checkpoint, "a text that begins with"),
     ("backbone.checkpoint", "w.pth", code, "refused, it asks for shutil.rmtree"),
     ("backbone.tokenizer", "t.spm", smaller_vocabulary, "the backbone has 962"),
     ("backbone.tokenizer", "t.spm", empty, "t.spm"),

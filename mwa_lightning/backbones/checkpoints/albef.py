@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from mwa_lightning.backbones.checkpoints.file_format import State
 from mwa_lightning.backbones.checkpoints.fusion import (
     POSITIONS,
     TOKEN_TYPES,
@@ -19,7 +20,6 @@ from mwa_lightning.backbones.checkpoints.fusion import (
     text_layers,
 )
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap
-from mwa_lightning.backbones.checkpoints.loading import State
 from mwa_lightning.backbones.fusion import FusionEncoder
 
 ENCODERS = ("text_encoder.bert", "text_encoder")

@@ -10,8 +10,9 @@ import re
 
 from torch import Tensor, nn
 
+from mwa_lightning.backbones.checkpoints.file_format import FileFormat, State
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap
-from mwa_lightning.backbones.checkpoints.loading import FileFormat, State, parameters_to_fill
+from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
 from mwa_lightning.backbones.multiway import FIRST_POSITION, Multiway
 
 EXPERTS = {"A": "vision", "B": "text"}
@@ -103,6 +104,7 @@ def _sizes(width: int, depth: int, vocabulary: int, patch: int) -> str:
 
 BEIT3 = FileFormat(
     name="BEiT-3",
+    anchor="beit3.vision_embed.proj.weight",
     recognises=_is_beit3,
     sizes=_sizes_of_file,
     backbone_sizes=_sizes_of_backbone,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mwa_lightning.backbones.checkpoints.file_format import State
 from mwa_lightning.backbones.checkpoints.fusion import (
     DROPPED,
     KINDS,
@@ -17,7 +18,6 @@ from mwa_lightning.backbones.checkpoints.fusion import (
     vision_block_modules,
 )
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap
-from mwa_lightning.backbones.checkpoints.loading import State
 from mwa_lightning.backbones.fusion import FusionEncoder
 
 PARTS = ("query", "key", "value")

@@ -1,21 +1,29 @@
-"""The files of CLIP: with the names of Hugging Face's transformers, or with those of OpenAI and OpenCLIP."""
+"""The files of CLIP: with the names of Hugging Face's transformers, or with those of OpenAI and OpenCLIP.
+
+OpenCLIP puts `text.` before the names of its text transformer where the model's configuration has `custom_text`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from mwa_lightning.backbones.checkpoints.file_format import FileFormat, State
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap
-from mwa_lightning.backbones.checkpoints.loading import FileFormat, State
 from mwa_lightning.backbones.dual import DualEncoder
 
 POSITIONS = "vision.embedding.positions"
 HEADS = frozenset({"heads.vision.weight", "heads.text.weight", "heads.logit_scale"})
 KINDS = ("weight", "bias")
 
-# Counted positions and the causal mask, which are no weights; and the sizes that OpenAI's own files carry.
+# Counted positions and the causal mask, which are no weights; the sizes that OpenAI's own files carry; the bias of a
+# CLIP that was trained with sigmoids, which moves all similarities alike.
 _DROPPED = (
     re.compile(r"(vision|text)_model\.embeddings\.position_ids"),
-    re.compile(r"attn_mask|input_resolution|context_length|vocab_size"),
+    re.compile(r"(text\.)?attn_mask|input_resolution|context_length|vocab_size|logit_bias"),
 )
 
 
@@ -40,39 +48,87 @@ def with_kinds(modules: dict[str, str]) -> dict[str, str]:
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in KINDS}
 
 
-def sizes(form: str, vision: tuple[int, int], text: tuple[int, int], vocabulary: int, patch: int) -> str:
-    """Sizes as a text to compare: (width, depth) of both streams, rows of the token table, pixels of a patch."""
+Sizes = dict[str, int]
+
+
+def described(form: str, sizes: Mapping[str, Any]) -> str:
+    """The sizes that tell models apart, as a text to compare."""
     return (
-        f"{form} of widths {vision[0]} and {text[0]}, depths {vision[1]} and {text[1]}, vocabulary {vocabulary}, "
-        f"patches of {patch} px"
+        f"{form} of widths {sizes['vision_width']} and {sizes['text_width']}, depths {sizes['vision_depth']} and "
+        f"{sizes['text_depth']}, vocabulary {sizes['vocabulary_size']}, patches of {sizes['patch_size']} px"
     )
 
 
 def sizes_of_backbone(backbone: DualEncoder) -> str:
-    """Those of a backbone."""
-    return sizes(
-        backbone.form,
-        (backbone.vision_width, backbone.vision_depth),
-        (backbone.text_width, backbone.text_depth),
-        backbone.vocabulary_size,
-        backbone.patch_size,
-    )
+    """Those of a backbone, as `described`."""
+    names = ("vision_width", "vision_depth", "text_width", "text_depth", "vocabulary_size", "patch_size")
+    return described(backbone.form, {name: getattr(backbone, name) for name in names})
 
 
-def sizes_of_file(state: State, form: str, patches: str, tokens: str, vision_layer: str, text_layer: str) -> str:
-    """Those of a file, from the names of two tables and what stands before the number of a layer."""
+@dataclass(frozen=True)
+class Layout:
+    """Where a kind of file has what tells its sizes; of layers, what stands before their number, then the rest."""
 
-    def depth(before: str) -> int:
-        pattern = re.compile(re.escape(before) + r"\.(\d+)\.")
-        return 1 + max((int(found[1]) for key in state if (found := pattern.match(key))), default=-1)
+    form: str
+    patches: str
+    positions: str
+    tokens: str
+    text_positions: str
+    layers: tuple[str, str]
+    up: tuple[str, str]  # the first linear layer of a feed-forward network, of both streams
+    projection: str  # (embedding width, width of texts), either way round
 
-    kernel, table = state[patches], state[tokens]
-    return sizes(
-        form,
-        (kernel.shape[0], depth(vision_layer)),
-        (table.shape[1], depth(text_layer)),
-        table.shape[0],
-        kernel.shape[-1],
+    def sizes(self, state: State) -> Sizes:
+        """The sizes of a file, by the keys of a backbone's configuration; `cells` are the rows of its grid."""
+
+        def depth(before: str) -> int:
+            pattern = re.compile(re.escape(before) + r"\.(\d+)\.")
+            return 1 + max((int(found[1]) for key in state if (found := pattern.match(key))), default=-1)
+
+        def hidden(stream: int) -> int:
+            weight = state.get(f"{self.layers[stream]}.0.{self.up[stream]}.weight")
+            return 0 if weight is None else weight.shape[0]
+
+        kernel, table = state[self.patches], state[self.tokens]
+        text_positions, positions = (
+            0 if key not in state else state[key].shape[-2] for key in (self.text_positions, self.positions)
+        )
+        projection = state.get(self.projection)
+        joint = kernel.shape[0]
+        if self.form == "clip" and projection is not None:
+            joint = projection.shape[1] if projection.shape[0] == table.shape[1] else projection.shape[0]
+        return {
+            "vision_width": kernel.shape[0],
+            "vision_depth": depth(self.layers[0]),
+            "vision_ffn_width": hidden(0),
+            "text_width": table.shape[1],
+            "text_depth": depth(self.layers[1]),
+            "text_ffn_width": hidden(1),
+            "embedding_width": joint,
+            "patch_size": kernel.shape[-1],
+            "vocabulary_size": table.shape[0],
+            "text_positions": text_positions,
+            "cells": positions - (self.form == "clip"),
+        }
+
+    def recognises(self, state: State, *also: str) -> bool:
+        """Whether a file has images and texts, by these names, and `also` these tensors."""
+        return {self.patches, self.tokens, *also} <= state.keys() and state[self.patches].ndim == 4
+
+
+def dual_format(
+    name: str, layout: Layout, key_map: Callable[[DualEncoder], KeyMap], *also: str, rows_before: int
+) -> FileFormat:
+    """One kind of file of two transformers; it has `also` these tensors."""
+    return FileFormat(
+        name=name,
+        anchor=layout.patches,
+        recognises=lambda state: layout.recognises(state, *also),
+        sizes=lambda state: described(layout.form, layout.sizes(state)),
+        settings=lambda state: {"form": layout.form, **layout.sizes(state)},
+        backbone_sizes=sizes_of_backbone,
+        key_map=key_map,
+        positions={POSITIONS: rows_before},
     )
 
 
@@ -100,81 +156,98 @@ def transformers_key_map(backbone: DualEncoder) -> KeyMap:
     return KeyMap(names=names, dropped=_DROPPED, optional=[HEADS])
 
 
-def open_clip_key_map(backbone: DualEncoder) -> KeyMap:
-    """The names of OpenAI's CLIP and OpenCLIP: query, key and value in one, projections as (width, embedding width)."""
+def open_clip_key_map(backbone: DualEncoder, text: str = "") -> KeyMap:
+    """The names of OpenAI's CLIP and OpenCLIP: query, key and value in one, projections as (width, embedding width).
+
+    `text` stands before the names of what belongs to texts.
+    """
     names: dict[str, str | tuple[str, ...]] = {
         "visual.class_embedding": "vision.embedding.cls_token",
         "visual.conv1.weight": "vision.embedding.projection.weight",
         "visual.positional_embedding": POSITIONS,
-        "token_embedding.weight": "text.embedding.tokens.weight",
-        "positional_embedding": "text.embedding.positions",
         "visual.proj": "heads.vision.weight",
-        "text_projection": "heads.text.weight",
+        f"{text}text_projection": "heads.text.weight",
         "logit_scale": "heads.logit_scale",
     }
-    modules = {
-        "visual.ln_pre": "vision.embedding.norm",
-        "visual.ln_post": "vision.final_norm",
-        "ln_final": "text.final_norm",
+    modules = {"visual.ln_pre": "vision.embedding.norm", "visual.ln_post": "vision.final_norm"}
+    names |= with_kinds(modules) | open_clip_text(text, backbone.text_depth)
+    names |= blocks_of_open_clip("visual.transformer", "vision", backbone.vision_depth)
+    transposed = frozenset({"visual.proj", f"{text}text_projection"})
+    return KeyMap(names=names, dropped=_DROPPED, optional=[HEADS], transposed=transposed)
+
+
+def open_clip_text(before: str, depth: int) -> dict[str, str | tuple[str, ...]]:
+    """The text transformer as OpenCLIP names it, without its projection."""
+    return {
+        f"{before}token_embedding.weight": "text.embedding.tokens.weight",
+        f"{before}positional_embedding": "text.embedding.positions",
+        **with_kinds({f"{before}ln_final": "text.final_norm"}),
+        **blocks_of_open_clip(f"{before}transformer", "text", depth),
     }
-    for stream, before, depth in (
-        ("vision", "visual.transformer", backbone.vision_depth),
-        ("text", "transformer", backbone.text_depth),
-    ):
-        for layer in range(depth):
-            theirs, ours = f"{before}.resblocks.{layer}", f"{stream}.blocks.{layer}"
-            for kind in KINDS:
-                names[f"{theirs}.attn.in_proj_{kind}"] = tuple(
-                    f"{ours}.attention.{part}.{stream}.{kind}" for part in ("query", "key", "value")
-                )
-            modules |= {
+
+
+def blocks_of_open_clip(before: str, stream: str, depth: int) -> dict[str, str | tuple[str, ...]]:
+    """The blocks of one stream as OpenAI and OpenCLIP name them."""
+    names: dict[str, str | tuple[str, ...]] = {}
+    for layer in range(depth):
+        theirs, ours = f"{before}.resblocks.{layer}", f"{stream}.blocks.{layer}"
+        for kind in KINDS:
+            names[f"{theirs}.attn.in_proj_{kind}"] = tuple(
+                f"{ours}.attention.{part}.{stream}.{kind}" for part in ("query", "key", "value")
+            )
+        names |= with_kinds(
+            {
                 f"{theirs}.attn.out_proj": f"{ours}.attention.output.{stream}",
                 f"{theirs}.ln_1": f"{ours}.attention_norm.{stream}",
                 f"{theirs}.ln_2": f"{ours}.ffn_norm.{stream}",
                 f"{theirs}.mlp.c_fc": f"{ours}.ffn.{stream}.up",
                 f"{theirs}.mlp.c_proj": f"{ours}.ffn.{stream}.down",
             }
-    transposed = frozenset({"visual.proj", "text_projection"})
-    return KeyMap(names=names | with_kinds(modules), dropped=_DROPPED, optional=[HEADS], transposed=transposed)
+        )
+    return names
 
 
-TRANSFORMERS_CLIP = FileFormat(
-    name="CLIP",
-    recognises=lambda state: (
-        {
-            "vision_model.embeddings.class_embedding",
-            "vision_model.embeddings.patch_embedding.weight",
-            "text_model.embeddings.token_embedding.weight",
-        }
-        <= state.keys()
-    ),
-    sizes=lambda state: sizes_of_file(
-        state,
-        "clip",
-        "vision_model.embeddings.patch_embedding.weight",
-        "text_model.embeddings.token_embedding.weight",
-        "vision_model.encoder.layers",
-        "text_model.encoder.layers",
-    ),
-    backbone_sizes=sizes_of_backbone,
-    key_map=transformers_key_map,
-    positions={POSITIONS: 1},
+def transformers_layout(form: str) -> Layout:
+    """Where transformers' CLIPModel and SiglipModel have what tells their sizes."""
+    return Layout(
+        form=form,
+        patches="vision_model.embeddings.patch_embedding.weight",
+        positions="vision_model.embeddings.position_embedding.weight",
+        tokens="text_model.embeddings.token_embedding.weight",
+        text_positions="text_model.embeddings.position_embedding.weight",
+        layers=("vision_model.encoder.layers", "text_model.encoder.layers"),
+        up=("mlp.fc1", "mlp.fc1"),
+        projection="text_projection.weight",
+    )
+
+
+def _open_clip_layout(text: str) -> Layout:
+    return Layout(
+        form="clip",
+        patches="visual.conv1.weight",
+        positions="visual.positional_embedding",
+        tokens=f"{text}token_embedding.weight",
+        text_positions=f"{text}positional_embedding",
+        layers=("visual.transformer.resblocks", f"{text}transformer.resblocks"),
+        up=("mlp.c_fc", "mlp.c_fc"),
+        projection=f"{text}text_projection",
+    )
+
+
+TRANSFORMERS_CLIP = dual_format(
+    "CLIP",
+    transformers_layout("clip"),
+    transformers_key_map,
+    "vision_model.embeddings.class_embedding",
+    rows_before=1,
 )
-
-OPEN_CLIP = FileFormat(
-    name="OpenCLIP",
-    recognises=lambda state: (
-        {"visual.class_embedding", "visual.conv1.weight", "token_embedding.weight"} <= state.keys()
-    ),
-    sizes=lambda state: sizes_of_file(
-        state,
-        "clip",
-        "visual.conv1.weight",
-        "token_embedding.weight",
-        "visual.transformer.resblocks",
-        "transformer.resblocks",
-    ),
-    backbone_sizes=sizes_of_backbone,
-    key_map=open_clip_key_map,
-    positions={POSITIONS: 1},
+OPEN_CLIP, OPEN_CLIP_TEXT = (
+    dual_format(
+        "OpenCLIP",
+        _open_clip_layout(text),
+        partial(open_clip_key_map, text=text),
+        "visual.class_embedding",
+        rows_before=1,
+    )
+    for text in ("", "text.")
 )

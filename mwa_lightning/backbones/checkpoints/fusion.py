@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
+from mwa_lightning.backbones.checkpoints.file_format import FileFormat, State
 from mwa_lightning.backbones.checkpoints.key_map import KeyMap
-from mwa_lightning.backbones.checkpoints.loading import FileFormat, State
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.sites import Stream
 
@@ -139,6 +139,7 @@ def fusion_format(
 
     return FileFormat(
         name=name,
+        anchor=patches,
         recognises=recognises,
         sizes=sizes,
         backbone_sizes=backbone_sizes,

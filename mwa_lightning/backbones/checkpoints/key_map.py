@@ -91,7 +91,7 @@ def apply_key_map(
         name for group in (*key_map.optional, *key_map.task_shaped) if group.isdisjoint(tensors) for name in group
     }
     official = {name: key for key in key_map.names for name in key_map.parts(key)}
-    missing = [official.get(name, name) for name in new if name not in may_be_new]
+    missing = list(dict.fromkeys(official.get(name, name) for name in new if name not in may_be_new))
     problems = [
         ("missing", missing),
         ("not known", unknown),

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mwa_lightning.backbones.base import Backbone
+from mwa_lightning.backbones.checkpoints.file_format import State
+from mwa_lightning.backbones.checkpoints.finding import Found
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
-from mwa_lightning.backbones.checkpoints.key_map import KeyMap, apply_key_map
-from mwa_lightning.backbones.checkpoints.reading import read_state
+from mwa_lightning.backbones.checkpoints.key_map import apply_key_map
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.positions import grid_of, interpolate_positions
 from mwa_lightning.errors import CheckpointError, shorten
-
-State = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileFormat:
-    """One kind of file that weights come in.
-
-    `recognises` tells from the keys whether a file is of this kind; `sizes` reads its sizes as a text to compare with
-    that of the backbone, `backbone_sizes`; `key_map` maps its names to ours (of the backbone, and `heads.*`).
-    `positions` has the vision position tables by our names, with the number of rows before the grid.
-    """
-
-    name: str
-    recognises: Callable[[State], bool]
-    sizes: Callable[[State], str]
-    backbone_sizes: Callable[[Any], str]
-    key_map: Callable[[Any], KeyMap]
-    positions: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +43,26 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def fill_backbone(
-    backbone: Backbone, heads: nn.Module | None, reference: str | Path, *, formats: Sequence[FileFormat]
-) -> LoadReport:
-    """Fill a backbone, and heads where there are any, from a file; sets the backbone's fingerprint.
+def fill_backbone(backbone: Backbone, heads: nn.Module | None, found: Found, *, origin: str) -> LoadReport:
+    """Fill a backbone, and heads where there are any, from a model in a file; sets the backbone's fingerprint.
 
     The vision positions are interpolated to the backbone's resolution, and every tensor is cast to the type
     of the parameter (official pretrained files are fp16). Heads that the file does not have stay as they are
-    and are named in the report. Raises CheckpointError, with the model unchanged, if the file cannot be read,
-    is of another model or width, or its keys do not fit.
+    and are named in the report. Raises CheckpointError, with the model unchanged, if the file is of other sizes, or
+    its keys do not fit.
     """
-    state = read_state(reference)
-    origin = str(reference)
-    form = _format_of(state, backbone, formats, origin)
+    state, form = found.state, found.form
+    has, wanted = form.sizes(state), form.backbone_sizes(backbone)
+    if has != wanted:
+        another = (
+            f"or choose backbone={has.split()[0]}, which reads its sizes"
+            if form.settings
+            else "or the backbone of this one"
+        )
+        raise CheckpointError(
+            f"{origin}: has {has}, but {backbone.name} is configured with {wanted}; give a checkpoint of "
+            f"{backbone.name}, {another}"
+        )
     targets = parameters_to_fill(backbone, heads)
     shapes: dict[str, torch.Size | None] = {name: parameter.shape for name, parameter in targets.items()}
     shapes |= {name: None for name in form.positions if name in shapes}
@@ -102,7 +88,7 @@ def fill_backbone(
     return LoadReport(
         origin=origin,
         used=tuple(key for key in state if key not in mapped.dropped),
-        dropped=tuple(mapped.dropped),
+        dropped=(*mapped.dropped, *found.beside),
         new=tuple(mapped.new),
         interpolated=interpolated,
         fingerprint=identity,
@@ -131,24 +117,3 @@ def _one_image_fingerprint(backbone: Backbone, tensors: State) -> str | None:
         if theirs is not None and not torch.equal(found.setdefault(theirs, tensor), tensor):
             return None
     return fingerprint(found)
-
-
-def _format_of(state: State, backbone: Backbone, formats: Sequence[FileFormat], origin: str) -> FileFormat:
-    """The kind of the file. Raises CheckpointError if it is none of the family, or of other sizes."""
-    form = next((form for form in formats if form.recognises(state)), None)
-    if form is None:
-        hint = ""
-        if any("adaptmlp" in key or "enhancemlp" in key or key.startswith("adapter.") for key in state):
-            hint = "adapter tensors belong to adapter.checkpoint; "
-        kinds = " or ".join(form.name for form in formats)
-        raise CheckpointError(
-            f"{origin}: not a {kinds} checkpoint of images and texts (it has {shorten(state, 3)}); {hint}give "
-            f"an official file of {backbone.name}"
-        )
-    found, wanted = form.sizes(state), form.backbone_sizes(backbone)
-    if found != wanted:
-        raise CheckpointError(
-            f"{origin}: has {found}, but {backbone.name} is configured with {wanted}; give a checkpoint "
-            f"of {backbone.name}, or choose the backbone of this one"
-        )
-    return form

@@ -205,7 +205,7 @@ def with_tensors(**tensors: Tensor) -> Callable[[dict[str, Tensor]], dict[str, T
             "18 rows .*no square",
         ),
         (lambda state: {"visual.proj": torch.zeros(2)}, "not a BEiT-3 checkpoint .*it has visual.proj"),
-        (lambda state: {"adapter.enhancers.0.x": torch.zeros(2)}, "belong to adapter.checkpoint"),
+        (lambda state: {"adapter.enhancers.0.x": torch.zeros(2)}, "give it as adapter.checkpoint"),
     ],
 )
 def test_load_backbone__file_that_does_not_fit_is_named_and_changes_nothing(

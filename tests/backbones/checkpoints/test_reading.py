@@ -147,13 +147,34 @@ def test_read_state__cut_short(tmp_path: Path, name: str, share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"<!DOCTYPE html><html></html>", b"\x00" * 100, b"PK\x03\x04 no zip", b"version https://git-lfs"],
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html></html>", "an HTML page"),
+        (
+            b"<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code>",
+            "XML answer of a server (AuthenticationFailed)",
+        ),
+        (b'{"error":"Repository not found"}', "in JSON (Repository not found)"),
+        (b'{"data":{"a": 1}}', "a JSON file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 605157884\n", "a Git LFS pointer to 605 MB"),
+        (b"../../.git/annex/objects/aa/bb", "git-annex"),
+        (b"Not Found", "a text that begins with 'Not Found'"),
+        (b"\x00" * 100, "begins with zeros only"),
+        (b"PK\x03\x04 no zip", "cut short"),
+        (b"\x1f\x8b\x08\x00", "a compressed file"),
+        (b"\x89HDF\r\n\x1a\n", "TensorFlow or Keras"),
+        (b"GGUF\x03\x00", "GGUF"),
+        (b"\x81\xa6params", "Flax"),
+        (b"\x08\x07\x12\x07pytorch", "ONNX"),
+        (b"\xff\xd8\xff\xe0", "a picture"),
+        (bytes(range(1, 100)) * 3, "not a whole checkpoint"),
+    ],
 )
-def test_read_state__another_kind_of_file(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(content)
-    assert "not a whole checkpoint" in refused(path)
+def test_read_content__another_kind_of_file(tmp_path: Path, content: bytes, said: str) -> None:
+    for name in ("weights.pth", "model.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert said in refused(path)
 
 
 @pytest.mark.parametrize(
