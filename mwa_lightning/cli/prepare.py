@@ -142,7 +142,11 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
     from mwa_lightning.data.shard_writing import write_shards
     from mwa_lightning.data.sources import source_of
 
-    source = source_of(_options(config))
+    data = _options(config)
+    source = source_of(data)
+    problems = source.problems(
+        skip_rows=data.get("skip_bad_rows", 0), skip_in_evaluation=data.get("skip_bad_rows_in_eval", False)
+    )
     shard_bytes = int(config.shard_size_mb * 1_000_000)
     with signals.noting():
         written = write_shards(
@@ -150,6 +154,7 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
             Path(config.shards),
             shard_bytes=shard_bytes,
             outside=config.shards_outside,
+            problems=problems,
             follow=_follow(signals),
         )
     twins = written.paths - written.images

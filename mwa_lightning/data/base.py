@@ -18,7 +18,6 @@ from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.learnable import check_learnable, shared_images
 from mwa_lightning.data.ledger import Ledger, Outcome
 from mwa_lightning.data.loading import Loader, ReplacingDataset
-from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
@@ -181,7 +180,9 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             for problem in self._source.store.damage(thorough=False):
                 raise DamagedShard(problem)
             self.ledger.storage = self._source.storage
-            problems = Problems(skip_rows=self.skip_bad_rows, skip_in_evaluation=self.skip_bad_rows_in_eval)
+            problems = self._source.problems(
+                skip_rows=self.skip_bad_rows, skip_in_evaluation=self.skip_bad_rows_in_eval
+            )
             splits = self._source.read(problems)
             self.skipped_rows = len(problems.skipped)
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}

@@ -80,11 +80,6 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
         workers: Processes that decode images; 0 = decode here.
         follow: Is shown how far it is.
     """
-    problems = Problems(
-        collect=True,
-        skip_rows=data.get("skip_bad_rows", 0),
-        skip_in_evaluation=data.get("skip_bad_rows_in_eval", False),
-    )
     try:
         source = source_of(data)
     except DataError as error:
@@ -96,6 +91,11 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
             shared_pictures=[],
             notes=[],
         )
+    problems = source.problems(
+        collect=True,
+        skip_rows=data.get("skip_bad_rows", 0),
+        skip_in_evaluation=data.get("skip_bad_rows_in_eval", False),
+    )
     splits: Mapping[str, AnySplit] = source.read(problems)
     _note_missing_splits(splits, source, problems)
     for message in source.store.damage(thorough=True, follow=follow):

@@ -59,7 +59,7 @@ def read_jsonl(
             continue
         if rows and len(images) != len(rows[0].images):
             first = rows[0]
-            problems.add(
+            problems.bad_row(
                 "another number of images",
                 f"{line.where} has {len(images)} images, line {first.line.number} has {len(first.images)}: give every "
                 "sample the same number",
@@ -138,7 +138,7 @@ def _images(line: Line, problems: Problems) -> list[str] | None:
     paths = [given] if isinstance(given, str) else given
     if isinstance(paths, list) and paths and all(isinstance(path, str) and path.strip() for path in paths):
         return [os.path.normpath(path) for path in paths]
-    problems.add("unusable entry", f"{line.where} lacks the path of an image, or gives no text: write {_WANTED}")
+    problems.bad_row("unusable entry", f"{line.where} lacks the path of an image, or gives no text: write {_WANTED}")
     return None
 
 
@@ -148,7 +148,7 @@ def _label(line: Line, problems: Problems) -> str | int | None:
         return str(label)
     if isinstance(label, int) or (isinstance(label, str) and label.strip()):
         return label
-    problems.add("unusable entry", f"{line.where} lacks a label that is a word or a whole number: write {_WANTED}")
+    problems.bad_row("unusable entry", f"{line.where} lacks a label that is a word or a whole number: write {_WANTED}")
     return None
 
 
@@ -156,7 +156,7 @@ def _split_known(line: Line, problems: Problems) -> bool:
     split = line.record.get("split")
     if split is None or split_named(split) is not None:
         return True
-    problems.add("unusable entry", f"{line.where} is of the split {split!r}: write train, val or test")
+    problems.bad_row("unusable entry", f"{line.where} is of the split {split!r}: write train, val or test")
     return False
 
 

@@ -30,7 +30,7 @@ class Problems:
         found: The problems so far.
         notes: What is no problem but should be known, so far; in a run it is logged at once as well.
         read_as: What the files were taken for, so far: format, encoding, columns; in a run only debugging shows it.
-        skip_rows: How many rows of train that cannot be used are left out.
+        skip_rows: How many rows of train that cannot be used are left out; None = none, and the user cannot ask for it.
         skip_in_evaluation: Leave such rows out of evaluation too, and where nothing tells which split they are of.
         skipped: What is wrong with those that were left out, so far.
         split: The split that all rows of the table which is being read belong to, if there is one.
@@ -40,7 +40,7 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     read_as: list[str] = field(default_factory=list)
-    skip_rows: int = 0
+    skip_rows: int | None = None
     skip_in_evaluation: bool = False
     skipped: list[str] = field(default_factory=list)
     split: str | None = None
@@ -68,10 +68,10 @@ class Problems:
         """
         split = split or self.split
         allowed = split == "train" or self.skip_in_evaluation
-        if allowed and len(self.skipped) < self.skip_rows:
+        if allowed and len(self.skipped) < (self.skip_rows or 0):
             self.skipped.append(message)
             return
-        if not self.collect:
+        if not self.collect and self.skip_rows is not None:
             more = "" if split == "train" else " data.skip_bad_rows_in_eval=true"
             way = f"data.skip_bad_rows=N{more} leaves out up to N such rows"
             if allowed and self.skip_rows:

@@ -26,6 +26,7 @@ from mwa_lightning.data.shards import ANNOTATIONS, INDEX, SUMS, open_shards, rea
 from mwa_lightning.data.sources import Source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
+from mwa_lightning.data.table_files import require_names
 from mwa_lightning.errors import DataError
 from mwa_lightning.file_locks import LOCK, Taken, is_taken, others_in
 from mwa_lightning.regular_files import read_file
@@ -54,7 +55,13 @@ class _Image(NamedTuple):
 
 
 def write_shards(
-    source: Source, folder: Path, *, shard_bytes: int, outside: bool = False, follow: Follow = unseen
+    source: Source,
+    folder: Path,
+    *,
+    shard_bytes: int,
+    outside: bool = False,
+    problems: Problems | None = None,
+    follow: Follow = unseen,
 ) -> Written:
     """Write a data set as shards into a folder, unless it holds those already.
 
@@ -68,13 +75,15 @@ def write_shards(
         shard_bytes: Size of a shard, which a single larger image exceeds.
         outside: Take images too that lie outside of the data set's folder: shards are made to be passed on, and
             annotations from elsewhere may name any file here.
+        problems: Where what is wrong with the annotations is reported; None = the first thing is raised.
         follow: Is shown how far it is.
 
     Raises:
         DataError: The annotations are damaged, images are missing, elsewhere or no images, the folder holds something
             else or cannot be written, or another process is writing it.
     """
-    splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(Problems())
+    require_names(source.tables)
+    splits: Mapping[str, RetrievalSplit | StatementSplit] = source.read(problems or source.problems())
     images = list(_images(splits.values()))
     with reading_threads(_THREADS) as pool, _writing(folder), _one_at_a_time(folder):
         folder = Path(os.path.realpath(folder))  # the end of a link, which stays

@@ -51,6 +51,7 @@ class Layout(NamedTuple):
     subset_files: Callable[[Path, str], dict[str, Path]] = lambda annotations, split: {}
     images_beside: bool = False  # the paths of images start from the folder of the annotations
     tables: bool = False  # its annotations are one table of any kind, or several
+    rows: bool = False  # rows that cannot be used may be left out
 
     def split_files(self, annotations: Path) -> dict[str, Path]:
         """The file of each split, whether it is there or not; empty where one file holds all of them."""
@@ -102,6 +103,11 @@ class Source:
             rows = f"{len(problems.skipped):,} rows that cannot be used are left out"
             problems.note(f"{self.annotations}: {rows} (data.skip_bad_rows), the first: {problems.skipped[0]}")
         return splits
+
+    def problems(self, *, skip_rows: int = 0, skip_in_evaluation: bool = False, collect: bool = False) -> Problems:
+        """Where to report what is wrong with the annotations (see `Problems`)."""
+        rows = skip_rows if LAYOUTS[self.layout].rows else None
+        return Problems(collect=collect, skip_rows=rows, skip_in_evaluation=skip_in_evaluation)
 
     def split_files(self) -> dict[str, Path]:
         """The files of the splits that are there; empty where one file holds all of them."""
@@ -420,6 +426,7 @@ LAYOUTS = {
         _read_pairs,
         images_beside=True,
         tables=True,
+        rows=True,
     ),
     "nlvr2": Layout(
         "nlvr/nlvr2/data",
@@ -459,5 +466,6 @@ LAYOUTS = {
         StatementSplit,
         suffixes=lines.SUFFIXES,
         images_beside=True,
+        rows=True,
     ),
 }

@@ -74,6 +74,8 @@ def assign_splits(
         val_share: How much of train becomes val, by a hash of its images; None = there is a val.
     """
     if all(split is None for _, split, _ in rows):
+        if val_share is not None and rows:
+            problems.add("val_share", "data.val_share: without splits, 5 % of the images are val already: leave it out")
         by_hash = split_by_hash({image for _, _, image in rows})
         return [by_hash[image] for _, _, image in rows]
     splits = [split_named(split) for _, split, _ in rows]

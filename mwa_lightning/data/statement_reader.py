@@ -57,22 +57,25 @@ class StatementReader:
         """
         where = f"{line.where} ({identifier})"
         if not isinstance(text, str):
-            self._problems.add("unusable entry", f"{where} lacks a statement: add it")
+            self._problems.bad_row("unusable entry", f"{where} lacks a statement: add it", split=split)
         elif not (text.strip() if self._official else has_words(text)):
-            self._problems.add(
+            self._problems.bad_row(
                 "statement without words",
                 f"{where}: the statement has no words ({text!r}): write it out, or leave the line out",
+                split=split,
             )
         elif label not in self._numbers:
-            self._problems.add(
+            self._problems.bad_row(
                 "label outside the classes",
                 f"{where} has the label {label!r}, which is none of the classes {', '.join(self._classes)}: "
                 "correct it, or leave the line out",
+                split=split,
             )
         elif identifier in self._seen:
-            self._problems.add(
+            self._problems.bad_row(
                 "identifier used twice",
                 f"{where} has the identifier of line {self._seen[identifier]}: give each sample its own",
+                split=split,
             )
         else:
             self._seen[identifier] = line.number

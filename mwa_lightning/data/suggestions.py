@@ -66,7 +66,7 @@ def _difference(tail: list[str], found: Path) -> str:
     name, there = tail[-1], found.name
     if PurePosixPath(there).stem.casefold() == name.casefold() and name != there:
         return "add its suffix in the annotations"
-    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", there) and "/".join(tail) != str(found):
+    if unicodedata.normalize("NFC", "/".join(tail)) == unicodedata.normalize("NFC", str(found)):
         return "its accents are encoded otherwise: rename it, or write it so in the annotations"
     return "write it so in the annotations"
 

@@ -109,6 +109,25 @@ def found_tables(root: Path) -> list[TableFile]:
     raise DataError(_nothing(root, folders))
 
 
+def require_names(tables: Sequence[TableFile]) -> None:
+    """For shards, which keep the names of tables only: these have to tell the splits.
+
+    Raises:
+        DataError: They do not, or there are no tables.
+    """
+    if any(table.file.is_dir() for table in tables):
+        raise DataError(f"{tables[0].file} has texts beside pictures, which shards cannot keep: write a table of them")
+    named = splits_by_name([table.file for table in tables if not table.prefix])
+    told = {table.file: table.split for table in named or ()}
+    for table in tables:
+        split = split_named(table.prefix) if table.prefix else told.get(table.file)
+        if table.split != (None if len(tables) == 1 and split == "train" else split):
+            raise DataError(
+                f"{table.file} is of {table.split} by data.annotations only, and shards keep no more than its name: "
+                "write a column split into it, and leave its split out of data.annotations"
+            )
+
+
 def siblings(table: Path) -> list[Path]:
     """The tables beside one that its name belongs with, itself among them; none if it stands alone."""
     alike = [file for file in _tables_in(table.parent) if file.suffix.lower() == table.suffix.lower()]

@@ -15,7 +15,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.splitting import hash_share
 from mwa_lightning.data.stores import PictureFolder
-from mwa_lightning.data.table_files import TableFile
+from mwa_lightning.data.table_files import TableFile, given_tables
 from mwa_lightning.errors import DataError
 
 EXPECTED = {"train": [("x/a.jpg", "red, round"), ("x/a.jpg", "two")], "test": [("b.jpg", "three")]}
@@ -156,3 +156,134 @@ def test_read_pairs__collects_every_problem(tmp_path: Path) -> None:
         "unusable row",
     ]
     assert _content(splits, tmp_path) == {"train": [("a.jpg", "one")]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'image,caption\na.jpg,"[""one"", ""two""]"\n'),
+        ("a.csv", "image,caption\na.jpg,\"['one', 'two']\"\n"),  # as pandas writes a column of lists
+        ("a.csv", "image,caption_0,caption_1,caption_2\na.jpg,one,two,\n"),
+        ("a.csv", "image;comment\na.jpg#0;one\na.jpg#1;two\n"),
+        ("a.tsv", "one\ta.jpg\ntwo\ta.jpg\n"),
+        ("a.jsonl", json.dumps({"image": "a.jpg", "captions": ["one", "two"]})),
+        ("a.jsonl", json.dumps({"image": {"path": "a.jpg"}, "sentences": [{"raw": "one"}, {"raw": "two"}]})),
+        ("a.json", json.dumps({"a.jpg": ["one", "two"]})),
+        ("a.csv", "image,caption\nfile://a.jpg,one\n./x/../a.jpg ,two\n"),
+    ],
+)
+def test_read_pairs__several_captions_of_a_picture(tmp_path: Path, name: str, content: str) -> None:
+    (split,) = _read(tmp_path, name, content).values()
+    assert [picture.name for picture in split.pictures] == ["a.jpg"]
+    assert list(split.texts) == ["one", "two"]
+
+
+@pytest.mark.parametrize("caption", ["[man] walks", "[laughs]", "[1, 2]", "[[x", '["a'])
+def test_read_pairs__brackets_that_are_no_list(tmp_path: Path, caption: str) -> None:
+    (split,) = _read(tmp_path, "a.jsonl", json.dumps({"image": "a.jpg", "caption": caption})).values()
+    assert list(split.texts) == [caption]
+
+
+def test_read_pairs__lists_without_commas_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 2 \(a\.jpg\) has a list of captions without commas"):  # as NumPy writes
+        _read(tmp_path, "a.csv", "image,caption\na.jpg,\"['one' 'two']\"\n")
+
+
+def test_read_pairs__lists_of_splits_beside_it(tmp_path: Path) -> None:
+    for split, names in (("train", "a.jpg\nb.jpg\n"), ("dev", "c\n"), ("test", "d.jpg\n")):
+        (tmp_path / f"Flickr_8k.{split}Images.txt").write_text(names)
+    problems = Problems()
+    (tmp_path / "t.token.txt").write_text("".join(f"{name}.jpg#{i}\tx{i}\n" for name in "abcde" for i in range(2)))
+    splits = _read_table(tmp_path / "t.token.txt", problems=problems)
+    assert {name: list(split.pictures.names) for name, split in splits.items()} == {
+        "train": ["a.jpg", "b.jpg"],
+        "val": ["c.jpg"],
+        "test": ["d.jpg"],
+    }
+    assert "1 pictures are in none of them and left out" in problems.notes[0]
+
+
+def test_read_pairs__folders_named_after_the_splits(tmp_path: Path) -> None:
+    rows = "".join(f"{split}/{i}.jpg,x\n" for split in ("train2014", "val2014") for i in range(3))
+    splits = _read(tmp_path, "metadata.csv", f"file_name,caption\n{rows}")
+    assert {name: len(split.pictures) for name, split in splits.items()} == {"train": 3, "val": 3}
+
+
+def test_read_pairs__a_table_that_has_siblings_says_so(tmp_path: Path) -> None:
+    for name in ("train.csv", "val.csv", "test.csv"):
+        (tmp_path / name).write_text("image,caption\na.jpg,x\nb.jpg,x\nc.jpg,x\n")
+    problems = Problems()
+    _read_table(tmp_path / "train.csv", problems=problems)
+    (note,) = problems.notes
+    assert "data.annotations=[test.csv,train.csv,val.csv]" in note
+    splits = read_pairs(
+        given_tables(tmp_path, ["train.csv", "val.csv"]), store=PictureFolder(tmp_path), problems=problems
+    )
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3, "val": 3}
+    assert len(problems.notes) == 1
+
+
+BAD = "image,caption,split\na.jpg,one,train\nb.jpg,.,train\nc.jpg\nd.jpg,four,train\ne.jpg,,test\nf.jpg,six,test\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"skip_rows": 0}, "line 4 has 1 cells where 3 are wanted: correct it; data.skip_bad_rows=N "
+                           "data.skip_bad_rows_in_eval=true leaves out up to N such rows"),
+        ({"skip_rows": 3}, "line 4 has 1 cells"),  # nothing tells of which split it is
+        ({"skip_rows": 2, "skip_in_evaluation": True}, "there are more such rows than data.skip_bad_rows=2 leaves out"),
+        ({"skip_rows": 9, "skip_in_evaluation": True}, ""),
+    ],
+)  # fmt: skip
+def test_read_pairs__bad_rows_are_left_out_where_asked(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    (tmp_path / "a.csv").write_text(BAD)
+    for name in "abcf":
+        (tmp_path / f"{name}.jpg").touch()
+    problems = Problems(**options)
+    if says:
+        with pytest.raises(DataError) as caught:
+            _read_table(tmp_path / "a.csv", problems=problems)
+        assert says in str(caught.value)
+        return
+    assert _content(_read_table(tmp_path / "a.csv", problems=problems), tmp_path) == {
+        "train": [("a.jpg", "one")],
+        "test": [("f.jpg", "six")],
+    }
+    assert [line.partition(": ")[2][:6] for line in problems.skipped] == ["line 4", "line 3", "line 6", "line 5"]
+
+
+def test_read_pairs__rows_of_evaluation_stay_unless_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,one,train\nb.jpg,two,test\n,x,test\nc.jpg,,test\n")
+    for skip, says in ((False, "line 4 lacks the path"), (True, "")):
+        problems = Problems(collect=True, skip_rows=9, skip_in_evaluation=skip)
+        splits = _read_table(tmp_path / "a.csv", problems=problems)
+        assert len(problems.found) == (0 if skip else 2)
+        assert len(problems.skipped) == (4 if skip else 1)  # the missing pictures too: train's in any case
+        assert ("test" in splits) != skip
+        assert says in "".join(problem.message for problem in problems.found)
+
+
+def test_read_pairs__table_of_another_split_than_its_column(tmp_path: Path) -> None:
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("image,caption,split\na.jpg,x,train\n")
+    with pytest.raises(DataError, match=r"val\.csv: line 2 \(a\.jpg\) is of the split 'train' in the table of val"):
+        read_pairs(given_tables(tmp_path, ["train.csv", "val.csv"]), store=PictureFolder(tmp_path), problems=Problems())
+    assert list(_read_table(tmp_path / "val.csv")) == ["train"]  # alone, its column says
+
+
+def test_read_pairs__texts_beside_pictures(tmp_path: Path) -> None:
+    for name, text in (("train/a.txt", "one\ntwo\n"), ("train/b.caption", "three"), ("val/c.txt", "un café")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode("cp1252"))
+        (tmp_path / name).with_suffix(".JPG").touch()
+    (tmp_path / "val" / "d.png").touch()
+    (tmp_path / "val" / "d.json").write_text('{"caption": "four", "url": "http://x"}')  # img2dataset's
+    (tmp_path / "val" / "e.png").touch()
+    problems = Problems()
+    splits = read_pairs([TableFile(tmp_path)], store=PictureFolder(tmp_path), problems=problems)
+    assert _content(splits, tmp_path) == {
+        "train": [("train/a.JPG", "one"), ("train/a.JPG", "two"), ("train/b.JPG", "three")],
+        "val": [("val/c.JPG", "un café"), ("val/d.png", "four")],
+    }
+    assert problems.notes[-1].endswith("1 pictures without a text beside them are left out")
