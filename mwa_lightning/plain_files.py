@@ -46,12 +46,8 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises ValueError, which says what is wrong with it, or OSError."""
-    with open_file(path) as file:
-        content = file.read(_MOST + 1)
-    if len(content) > _MOST:
-        raise ValueError(f"it is longer than {_MOST >> 20} MiB")
     try:
-        return plain(yaml.load(content.decode("utf-8"), _Loader))
+        return plain(yaml.load(_read(path).decode("utf-8"), _Loader))
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem}{where}") from error
@@ -61,12 +57,25 @@ def read_yaml(path: Path) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ValueError, which says what is wrong with it, or OSError."""
+    return parse_json(_read(path))
+
+
 def parse_json(text: str | bytes) -> Any:
     """The content of a JSON text. Raises ValueError, which says what is wrong with it."""
     try:
         return plain(json.loads(text))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def _read(path: Path) -> bytes:
+    with open_file(path) as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise ValueError(f"it is longer than {_MOST >> 20} MiB")
+    return content
 
 
 def plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -136,15 +137,21 @@ def check_precision(config: DictConfig) -> None:
 
 
 def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
-    """Refuse to choose by a figure that there will not be; of statements the data decides which there are."""
+    """Refuse to choose by a metric that there will not be, or of which less is better: the highest is the best."""
     if about_statements(config):
+        # The data decides whether there is a consistency, and which subsets.
+        if not re.fullmatch(r"val/(.+/)?(accuracy|consistency)", figure):
+            raise ConfigError(
+                f"{key}={figure}: cannot be chosen by; one of val/accuracy, val/consistency, or either of a subset, "
+                "such as val/balanced/accuracy"
+            )
         return
     figures = [f"val/{name}" for name in RECALLS]
     if config.data.one_k:
         figures += [f"val/1k/{name}" for name in RECALLS]
     if figure not in figures:
         hint = did_you_mean(figure, figures)
-        raise ConfigError(f"{key}={figure}: no such figure is measured.{hint} One of {', '.join(figures)}")
+        raise ConfigError(f"{key}={figure}: cannot be chosen by.{hint} One of {', '.join(figures)}")
 
 
 def _image_fits_patches(backbone: DictConfig) -> None:

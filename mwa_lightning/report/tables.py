@@ -47,17 +47,17 @@ def parts_table(rows: Sequence[PartRow]) -> Table:
     return table
 
 
-def closing_table(metrics: Mapping[str, float], *, split: str = "test") -> Table:
+def closing_table(metrics: Mapping[str, float], *, split: str = "test", remark: str | None = None) -> Table:
     """The end of a run: zero-shot against adapted where both were measured, then what it cost.
 
     Reads `zero_shot/*`, the split's figures, `params/trainable`, `params/total`, `params/adapter_share` and
     `time/step_s`, each where it is there. Where nothing trains, the split's figures are the zero-shot ones. Accuracies
-    of statements stand beside that of always giving the same answer.
+    of statements stand beside that of always giving the same answer. A `remark` on the result stands below.
     """
     if f"{split}/accuracy" in metrics:
-        return _accuracy_table(metrics, split=split)
+        return _accuracy_table(metrics, split=split, remark=remark)
     title = f"Retrieval on the {split} split, in percent"
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption=_costs(metrics))
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=_below(metrics, remark))
     table.caption_justify = "left"
     table.add_column("")
     for heading in ("i→t R@1", "R@5", "R@10", "t→i R@1", "R@5", "R@10", "mean"):
@@ -82,10 +82,10 @@ def closing_table(metrics: Mapping[str, float], *, split: str = "test") -> Table
     return table
 
 
-def _accuracy_table(metrics: Mapping[str, float], *, split: str) -> Table:
+def _accuracy_table(metrics: Mapping[str, float], *, split: str, remark: str | None) -> Table:
     """Accuracy and consistency, of the whole split and of its named subsets."""
     title = f"Statements on the {split} split, in percent"
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption=_costs(metrics))
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=_below(metrics, remark))
     table.caption_justify = "left"
     table.add_column("")
     for heading in ("accuracy", "consistency"):
@@ -135,9 +135,9 @@ def plain(table: Table) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
-def _costs(metrics: Mapping[str, float]) -> Text:
-    """Trainable parameters and seconds a step, as far as they are known."""
-    parts = []
+def _below(metrics: Mapping[str, float], remark: str | None) -> Text:
+    """The remark, then trainable parameters and seconds a step, as far as they are known."""
+    parts = [] if remark is None else [remark]
     if "params/trainable" in metrics:
         trainable, total = int(metrics["params/trainable"]), int(metrics["params/total"])
         parts.append(f"trained: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.plain_files import read_yaml
+from mwa_lightning.plain_files import read_json, read_yaml
 from mwa_lightning.sweeps.folder import RECORD, SweepFolder
 from mwa_lightning.training.run_directory import FINISHED, FREE_KEYS
 
 THROUGH = "through"
 # What says which part of a kind was chosen; the other keys of the part are compared among runs with the same part.
 _IDENTITY = ("layout", "name", "_target_")
+_DATA = "data.sha256"
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,25 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises ConfigError for a folder without any.
     """
     runs: list[Run] = []
+    seen: set[Path] = set()
     folders = list({folder.resolve(): folder for folder in folders}.values())
     names = [folder.name for folder in folders]
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
         label = folder.name if names.count(folder.name) == 1 else str(folder)
-        found = _found_in(folder, [label] if len(folders) > 1 else [], seen=set())
-        if not found:
+        listed = folder.resolve() in seen
+        found = _found_in(folder, [label] if len(folders) > 1 else [], seen=seen)
+        if not found and not listed:
             raise ConfigError(f"{folder}: neither it nor a folder below it is a run directory, with config.yaml in it")
         runs += found
     return runs
 
 
 def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
-    """The runs of a folder; links that lead back to it are not followed."""
-    if folder.resolve() in seen:
+    """The runs of a folder; what was `seen` before, by a link or as a part of another folder, is not listed again."""
+    if _again(folder, seen):
         return []
-    seen.add(folder.resolve())
     label = "/".join(labels) or folder.name
     unreadable = []
     if (folder / RECORD).is_file():
@@ -75,6 +76,7 @@ def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
             return [
                 read_run(sweep.run(job).path, "/".join([*labels, str(job.number)]), noted=_noted(job.notes))
                 for job in sweep.read()
+                if not _again(sweep.run(job).path, seen)
             ]
         except ConfigError:  # Hydra leaves a file of that name too
             unreadable = [Run(label, f"{RECORD} cannot be read", {}, {})]
@@ -87,6 +89,14 @@ def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
     return [*unreadable, *(run for path in below for run in _found_in(path, [*labels, path.name], seen=seen))]
 
 
+def _again(folder: Path, seen: set[Path]) -> bool:
+    """Whether a folder was seen before; from now on it was."""
+    where = folder.resolve()
+    before = where in seen
+    seen.add(where)
+    return before
+
+
 def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
     """A run from its directory; `noted` is how its sweep has seen it end. A file that is damaged is its state."""
     config: dict[str, Any] = {}
@@ -97,8 +107,11 @@ def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
             config = _flat(read_yaml(file))
         file = path / "metrics.json"
         if file.is_file():
-            measured = {name: float(value) for name, value in json.loads(file.read_text("utf-8")).items()}
-    except (ValueError, AttributeError, TypeError, OSError):
+            measured = {name: float(value) for name, value in read_json(file).items()}
+        file = path / "provenance.json"
+        if file.is_file() and config:
+            config |= _data_of(read_json(file), config)
+    except (ValueError, OverflowError, AttributeError, TypeError, KeyError, OSError, RecursionError):
         return Run(label, f"{file.name} cannot be read", config, {})
     evaluation = "expect" in config  # a key of evaluations only
     if FINISHED in measured or (evaluation and measured):
@@ -110,16 +123,27 @@ def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
     return Run(label, state, config, measured)
 
 
+def _data_of(provenance: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the data that a run was evaluated on, as if it were a setting."""
+    measured = provenance["metrics"].get(config.get("split", "test"))
+    return {} if measured is None else {_DATA: str(measured["data"]["sha256"])[:12]}
+
+
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The settings that runs differ in, each with its value in every run.
 
     A part of another kind is one difference, by its name (`adapter`: mwa, head_only); its keys count among runs that
-    have the same part. What changes nothing of the result is left out.
+    have the same part. What changes nothing of the result is left out; where the data differ, their folders are named.
     """
     known = [run for run in runs if run.settings]
+    other_data = len({run.settings[_DATA] for run in known if _DATA in run.settings}) > 1
     columns: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for run in known for key in run.settings):
         part, _, name = key.rpartition(".")
+        if key in (_DATA, "data.root"):
+            if other_data:
+                columns[key] = [_text(run.settings.get(key, "")) for run in runs]
+            continue
         if key in FREE_KEYS or key == "name" or part == "logger":
             continue
         if name in _IDENTITY and part:

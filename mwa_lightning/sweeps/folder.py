@@ -64,9 +64,9 @@ class SweepFolder:
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:
-            content = read_yaml(self.record)
+            jobs = read_yaml(self.record)["jobs"]
             return [
-                Job(number, _words(entry.pop("overrides")), entry) for number, entry in sorted(content["jobs"].items())
+                Job(_number(number), _words(entry.pop("overrides")), entry) for number, entry in sorted(jobs.items())
             ]
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise ConfigError(f"{self.record} cannot be read as the record of a sweep") from error
@@ -111,6 +111,13 @@ class SweepFolder:
             in_directory(self.path, self.path.stat)
         except OSError as error:
             raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+
+
+def _number(noted: Any) -> int:
+    """The number of a job, which names its run directory. Raises TypeError if it is none."""
+    if isinstance(noted, bool) or not isinstance(noted, int) or noted < 0:
+        raise TypeError(f"{noted!r} is no number of a job")
+    return noted
 
 
 def _words(noted: Any) -> tuple[str, ...]:

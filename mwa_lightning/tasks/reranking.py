@@ -58,6 +58,8 @@ class Reranker:
     def __init__(self, *, k: int, add_cosine: bool) -> None:
         self.k = k
         self.add_cosine = add_cosine
+        # The pairs that this process has scored last (p, 2), in that order: places of image and text in the split.
+        self.scored = torch.empty(0, 2, dtype=torch.int64)
         self.reset()
 
     def reset(self) -> None:
@@ -109,6 +111,9 @@ class Reranker:
         if is_sharded(model):
             passes = sum(-(-len(question.groups) // PAIRS) for question in questions.values())
             _keep_step(model, passes=passes, device=device)
+        first_text = {group: text for text, group in reversed(list(enumerate(groups)))}
+        scored = [(row, first_text[group]) for row, _, wanted, _ in questions.values() for group in wanted.tolist()]
+        self.scored = torch.tensor(scored, dtype=torch.int64).view(-1, 2)
         for number, tokens in _with_progress(self._images):
             row, asking, wanted, which = questions[number]
             scores = match_scores(model, tokens.unsqueeze(0).to(device), [distinct[group] for group in wanted.tolist()])

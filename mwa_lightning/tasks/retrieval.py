@@ -258,6 +258,11 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in reranked.items()
         }
 
+    @property
+    def scored_pairs(self) -> Tensor | None:
+        """The pairs that were re-ranked, in the order in which they were scored (see `Reranker`); None without it."""
+        return None if self.reranker is None else self.reranker.scored
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the queue."""
         if self.queue is not None:

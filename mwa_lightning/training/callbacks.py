@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import statistics
 import time
 from pathlib import Path
@@ -223,7 +224,8 @@ class RunKeeper(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch if it is the best, and save."""
         score, self._score = self._score, None
-        better = score is not None and (self.best is None or score > self.best)
+        # A score that is not a number is never the best, and one that equals the best does not replace it.
+        better = score is not None and not math.isnan(score) and (self.best is None or score > self.best)
         if better:
             self.best, self.best_epoch, self._waited = score, trainer.current_epoch, 0
             self.best_figures = self._figures

@@ -106,11 +106,13 @@ class CoordinatorWeights(pl.Callback):
 
     For each coordinator `<branch>_<layer>.weights` (t, 3), fp32, of the t real tokens, and (t,), int32:
 
-    - `.sample`: the number of the sample in the order of evaluation, from 0; of the pair, where a task runs pairs
-      after its last batch;
+    - `.sample`: the number of the sample in the order of evaluation, from 0; with re-ranking, of the pair;
     - `.position`: the place in the sequence, from 0;
     - `.run`: which time it was that the coordinator saw the sample: two images may be two passes, and the released
       arrangement uses a coordinator twice in a layer.
+
+    With re-ranking, `pairs.image` and `pairs.text` (p,), int32, are the places of each pair's image and text in the
+    split, from 0. Equal texts are scored once, as the first of them.
 
     The metadata names the experts.
     """
@@ -151,11 +153,15 @@ class CoordinatorWeights(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file. Raises ConfigError if nothing passed."""
         self._watching.close()
+        pairs = getattr(pl_module, "scored_pairs", None)
         for name, record in self._records.items():
+            # A module may be called several times for the same pairs: one that fills two slots of a layer is.
+            rows = sum(len(kept.weights) for kept in record.passes)
+            times = rows // len(pairs) if pairs is not None and len(pairs) else 1
             pair = 0
-            for kept in record.passes:
-                self._parts[name].append(_tokens(kept, times=1, first_sample=pair, first_run=0))
-                pair += len(kept.weights)
+            for number, kept in enumerate(record.passes):
+                self._parts[name].append(_tokens(kept, times=1, first_sample=pair, first_run=number % times))
+                pair += len(kept.weights) if number % times == times - 1 else 0
         tensors = {
             f"{_short(name)}.{kind}": torch.cat([part[kind] for part in parts])
             for name, parts in self._parts.items()
@@ -164,6 +170,8 @@ class CoordinatorWeights(pl.Callback):
         }
         if not tensors:
             raise ConfigError("save_coordinator=true: no batch of this task runs text and image together")
+        if pairs is not None:
+            tensors |= {"pairs.image": pairs[:, 0].int().contiguous(), "pairs.text": pairs[:, 1].int().contiguous()}
         metadata = {"format": "mwa_lightning coordinator 1", "experts": json.dumps(EXPERTS)}
         write_tensors(self.path, tensors, metadata=metadata)
 

@@ -35,6 +35,7 @@ from mwa_lightning.training.setup import (
     evaluate_model,
     make_data,
     make_task,
+    remark_on,
     reproducible,
     statement_shape,
 )
@@ -110,7 +111,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
                 file = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)
                 of = provenance.of_metrics(inputs, split=config.split, adapter=file)
                 provenance.write(run, inputs, {config.split: of})
-            show(closing_table(figures, split=config.split))
+            show(closing_table(figures, split=config.split, remark=remark_on(figures, data, split=config.split)))
             data.ledger.merge(gathered(data.ledger.news))
             data.ledger.sum_up()
             log.info("run directory: %s", run.path)

@@ -53,6 +53,7 @@ from mwa_lightning.training.setup import (
     make_data,
     make_task,
     make_trainer,
+    remark_on,
     reproducible,
     statement_shape,
 )
@@ -169,7 +170,7 @@ def _run(
         }
         provenance.write(run, inputs, of)
     conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
-    show(closing_table(figures, split=config.split))
+    show(closing_table(figures, split=config.split, remark=remark_on(figures, data, split=config.split)))
     stop.close = None
     close(loggers)
     data.ledger.merge(gathered(data.ledger.news))  # with the first, whose loggers may have waited for a server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.statement_datamodule import StatementDataModule
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.report.chance import no_better_than_guessing
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel
@@ -42,6 +43,23 @@ SET_HERE = frozenset(
         "use_distributed_sampler",
     }
 )
+# Arguments of Lightning's Trainer by which metrics of a part of a split would have the names of the whole, with the
+# values that do nothing and what to do instead.
+OF_A_PART: dict[str, tuple[tuple[Any, ...], str]] = {
+    "barebones": ((False, None), "mwa-train would measure and save nothing; leave it out"),
+    "fast_dev_run": ((False, None, 0), "its metrics would be of one batch; take trainer.max_steps=1 for a quick try"),
+    "limit_predict_batches": ((None, 1.0), "mwa_lightning does not predict by the Trainer; leave it out"),
+    "limit_test_batches": ((None, 1.0), "metrics would be of a part of the split; give a smaller split to try"),
+    "limit_val_batches": (
+        (None, 1.0),
+        "the best epoch would be chosen by a part of the split; trainer.check_val_every_n_epoch=N validates less often",
+    ),
+    "overfit_batches": (
+        (0, None),
+        "training batches would stand for the val split; +trainer.limit_train_batches=N trains on a part",
+    ),
+    "reload_dataloaders_every_n_epochs": ((0, None), "a loader that is made anew begins its order again; leave it out"),
+}
 
 
 @contextmanager
@@ -135,6 +153,10 @@ def check_trainer_keys(config: DictConfig) -> None:
         if key not in keys:
             nearest = difflib.get_close_matches(str(key), sorted(keys), n=1, cutoff=0.0)[0]
             raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. Did you mean {nearest}?")
+        harmless, instead = OF_A_PART.get(str(key), ((config.trainer[key],), ""))
+        value = config.trainer[key]
+        if not any(value == each and type(value) is type(each) for each in harmless):
+            raise ConfigError(f"trainer.{key}={value}: {instead}")
 
 
 def make_trainer(
@@ -183,6 +205,12 @@ def make_trainer(
     # steps is kept all the same.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
+
+
+def remark_on(figures: Mapping[str, float], data: SplitDataModule[Any], *, split: str) -> str | None:
+    """What has to be said of a result beside its numbers: that guessing gives as much."""
+    tested = data.split(split)
+    return no_better_than_guessing(figures, split=split, images=len(tested.pictures), samples=len(tested))
 
 
 def evaluate_model(

@@ -20,6 +20,8 @@ CHECKOUT = Path(mwa_lightning.__file__).parents[1]
 Main = Callable[[list[str]], int]
 MAINS: dict[str, Main] = {"mwa-train": train.main, "mwa-eval": evaluate.main, "mwa-prepare": prepare.main}
 
+STATEMENTS = "task=reasoning data=scenes_nlvr2 training.zero_shot=false"
+
 # What is typed, and what the one line has to say: what is wrong, where, and what to do.
 MISTAKES = [
     ("mwa-train", "lr=1", ["'lr'", "Did you mean optim.lr?"]),
@@ -34,6 +36,12 @@ MISTAKES = [
         ["trainer.max_stepz", "no key of lightning's Trainer", "Did you mean max_steps?"],
     ),
     ("mwa-train", "+trainer.callbacks=1", ["trainer.callbacks", "is set by mwa_lightning itself"]),
+    ("mwa-train", "+trainer.fast_dev_run=true", ["trainer.fast_dev_run=True", "trainer.max_steps=1"]),
+    ("mwa-train", "+trainer.fast_dev_run=2", ["trainer.fast_dev_run=2", "trainer.max_steps=1"]),
+    ("mwa-train", "+trainer.limit_val_batches=0.5", ["limit_val_batches=0.5", "check_val_every_n_epoch"]),
+    ("mwa-train", "+trainer.limit_val_batches=1", ["limit_val_batches=1", "part of the split"]),
+    ("mwa-train", "+trainer.overfit_batches=1", ["overfit_batches=1", "limit_train_batches"]),
+    ("mwa-eval", "adapter=none +trainer.limit_test_batches=1", ["limit_test_batches=1", "part of the split"]),
     ("mwa-eval", "adapter=none +trainer.max_stepz=1", ["trainer.max_stepz", "Did you mean max_steps?"]),
     ("mwa-train", "adapter=mwaa", ["Did you mean mwa?", "full, head_only, modex, mwa, none"]),
     ("mwa-train", "adapter=[mwa,full]", ["adapter=[mwa,full]", "not a list", "full, head_only, modex, mwa, none"]),
@@ -53,6 +61,10 @@ MISTAKES = [
     ("mwa-train", "seed=x", ["seed=x", "whole number"]),
     ("mwa-train", "training.monitor=val/recall", ["training.monitor=val/recall", "Did you mean val/mean_recall?"]),
     ("mwa-train", "training.monitor=test/mean_recall", ["Did you mean val/mean_recall?"]),
+    ("mwa-train", "training.monitor=train/loss", ["training.monitor=train/loss", "val/mean_recall"]),
+    ("mwa-train", f"{STATEMENTS} training.monitor=train/loss", ["training.monitor=train/loss", "val/accuracy"]),
+    ("mwa-train", f"{STATEMENTS} training.monitor=lr", ["training.monitor=lr", "val/accuracy"]),
+    ("mwa-train", f"{STATEMENTS} training.monitor=val/majority", ["training.monitor=val/majority", "val/accuracy"]),
     ("mwa-train", "training.monitor=val/1k/i2t_r1", ["Did you mean val/i2t_r1?"]),
     ("mwa-train", "trainer.precision=64", ["32, bf16-mixed, 16-mixed"]),
     ("mwa-train", "trainer.precision=16-mixed", ["trainer=gpu", "bf16-mixed"]),

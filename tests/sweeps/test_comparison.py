@@ -25,6 +25,11 @@ BASE: dict[str, Any] = {
     "training": {"monitor": "val/mean_recall", "checkpoint_every_n_steps": None},
     "logger": {"name": "csv"},
 }
+# A few kilobytes that would become terabytes.
+BOMB = (
+    "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 25))
+).encode()
+MERGES = BOMB.replace(b"[", b"{<<: [").replace(b"]", b"]}")
 HEAD_ONLY = {"_target_": "mwa_lightning.adapters.head_only.HeadOnly", "checkpoint": None}
 
 
@@ -196,6 +201,19 @@ def test_read_runs__refused(tmp_path: Path, what: str, message: str) -> None:
         ("metrics.json", b'{"a": '),
         ("metrics.json", b"[1, 2]"),
         ("metrics.json", b'{"a": "b"}'),
+        ("metrics.json", b'{"a": 1' + b"0" * 400 + b"}"),
+        ("metrics.json", b'{"a": 1' + b"0" * 9000 + b"}"),
+        ("metrics.json", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        ("metrics.json", b'{"a": {"b": 1}}'),
+        ("metrics.json", b"\x00\xff" * 50),
+        ("metrics.json", b" " * (17 << 20)),
+        ("config.yaml", b"a: &a\n  b: *a\n"),
+        ("config.yaml", b"a: " + b"[" * 100_000 + b"]" * 100_000),
+        ("config.yaml", BOMB),
+        ("config.yaml", MERGES),
+        ("config.yaml", b"a: !!python/object/apply:os.system [id]\n"),
+        ("provenance.json", b'{"metrics": []}'),
+        ("provenance.json", b'{"metrics": {"test": {"data": 3}}}'),
         ("config.yaml", b""),
         ("config.yaml", b"- a"),
         ("config.yaml", b"a: \xff"),
@@ -224,7 +242,18 @@ def test_table__of_settings_that_are_no_words(sweep: Path, tmp_path: Path) -> No
     assert "[1, 2]/mean_recall" not in headings
 
 
-@pytest.mark.parametrize("content", ["hydra: {job: {name: theirs}}\n", "", "jobs: {0:"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hydra: {job: {name: theirs}}\n",
+        "",
+        "jobs: {0:",
+        'jobs: {"../x": {overrides: []}}',
+        "jobs: {-1: {overrides: []}}",
+        "jobs: {1.5: {overrides: []}}",
+        "jobs: {true: {overrides: []}}",
+    ],
+)
 def test_table__of_a_record_that_is_no_sweeps(tmp_path: Path, content: str) -> None:
     """Hydra leaves a multirun.yaml too; what lies below one is still in the table."""
     logs = tmp_path / "logs"
@@ -242,6 +271,23 @@ def test_table__of_a_record_that_is_no_sweeps(tmp_path: Path, content: str) -> N
 def test_table__split_that_is_no_word(tmp_path: Path) -> None:
     leave(tmp_path / "odd", None, split=[1, 2])
     assert table(read_runs([tmp_path / "odd"]))[0] == ["run", "state", "val/mean_recall", "test/mean_recall"]
+
+
+def test_read_runs__a_folder_and_one_below_it(sweep: Path) -> None:
+    again = read_runs([sweep, sweep / "0", sweep])
+    assert [run.label for run in again] == [f"{sweep.name}/{number}" for number in range(len(read_runs([sweep])))]
+
+
+def test_table__of_runs_on_other_data(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        run = leave(tmp_path / name, figures(50.0), data={"layout": "pairs", "root": f"/data/{name}"})
+        if name != "c":  # of a version that left none
+            content = {"inputs": {}, "metrics": {"test": {"data": {"sha256": name * 64}}}}
+            (run / "provenance.json").write_text(json.dumps(content))
+    headings, *rows = table(read_runs([tmp_path]))
+    assert headings[:3] == ["run", "data.root", "data.sha256"]
+    assert [row[1:3] for row in rows] == [["/data/a", "a" * 12], ["/data/b", "b" * 12], ["/data/c", ""]]
+    assert "data.root" not in table(read_runs([tmp_path / "a", tmp_path / "c"]))[0]
 
 
 def test_read_runs__a_folder_given_twice(sweep: Path) -> None:

@@ -307,3 +307,21 @@ def test_fit__baselines(make_config: MakeConfig, tmp_path: Path, adapter: str) -
 def test_fit__unknown_monitor(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"training\.monitor=val/accuracy.*val/mean_recall"):
         fit(make_config("training.monitor=val/accuracy", "trainer.max_epochs=1"))
+
+
+def test_fit__a_score_that_is_no_number_is_never_the_best_and_a_tie_keeps_the_first(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, kept, save = iter([float("nan"), 3.0, float("nan"), 3.0, 2.0]), [], RunKeeper.save_adapter
+
+    def scored(self: RunKeeper, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._score = next(scores)
+
+    def saved(self: RunKeeper, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        kept.append(trainer.current_epoch)
+        save(self, trainer, pl_module)
+
+    monkeypatch.setattr(RunKeeper, "on_validation_end", scored)
+    monkeypatch.setattr(RunKeeper, "save_adapter", saved)
+    fit(make_config("trainer.max_epochs=5"))
+    assert kept == [1]

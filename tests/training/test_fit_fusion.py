@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mwa_lightning.cli.composing import apply, compose_groups, read_request
 from mwa_lightning.cli.schema import check_values
 from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import Candidates, Ranking, reranked_figures
+from mwa_lightning.training.build import build_tokenizer
 from mwa_lightning.training.callbacks import RunKeeper
 from mwa_lightning.training.evaluate import evaluate
 from mwa_lightning.training.fit import fit
@@ -35,7 +37,8 @@ def make(data_root: Path, tmp_path: Path) -> Callable[..., DictConfig]:
     def config(backbone: str, *arguments: str, run: str = "run", command: str = "train") -> DictConfig:
         words = [
             f"backbone={backbone}", "backbone.checkpoint=random", *(f"backbone.{size}" for size in SIZES.split()),
-            "adapter.mid_dim=4", "adapter.enhancer_dim=4", "data=karpathy", f"data.root={data_root}",
+            "adapter.mid_dim=4", *(["adapter.enhancer_dim=4"] if "adapter=modex" not in arguments else []),
+            "data=karpathy", f"data.root={data_root}",
             "data.batch_size=8", "data.eval_batch_size=5", "data.num_workers=0", "data.exif=false", "optim.lr=1e-2",
             "trainer.max_epochs=2", "trainer.log_every_n_steps=1", f"run_dir={tmp_path / run}", *arguments,
         ]  # fmt: skip
@@ -106,3 +109,33 @@ def test_fit__queue_off_by_default_and_all_candidates_of_a_small_split(
         name: figures[f"test/cosine/{name}"] for name in RECALLS
     }
     assert "test/cosine/i2t_r1" not in by_cosine
+
+
+@pytest.mark.parametrize("variant", ["standard", "released"])
+def test_coordinator__each_row_leads_to_an_image_and_a_text(
+    variant: str, make: Callable[..., DictConfig], tmp_path: Path, data_root: Path
+) -> None:
+    """With re-ranking: the pairs are those that were scored, each seen as often as the arrangement says."""
+    options = ["adapter=modex", f"adapter.variant={variant}", "task.rerank=3", "trainer.max_steps=1"]
+    config = make("albef_tiny", *options, "save_coordinator=true", "save_predictions=true")
+    fit(config)
+    saved, found = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("coordinator", "predictions"))
+    pairs = list(zip(saved["pairs.image"].tolist(), saved["pairs.text"].tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    wanted = {(image, int(text)) for image, row in enumerate(found["image_candidates"]) for text in row}
+    wanted |= {(int(image), text) for text, row in enumerate(found["text_candidates"]) for image in row}
+    captions = [
+        tuple(ids) for ids in build_tokenizer(config).pieces(_captions(data_root, "test"))
+    ]  # equal to the model
+    assert {(image, captions[text]) for image, text in pairs} == {(image, captions[text]) for image, text in wanted}
+    for name in {key.rpartition(".")[0] for key in saved} - {"pairs"}:
+        assert set(saved[f"{name}.sample"].tolist()) == set(range(len(pairs)))
+        runs = 2 if variant == "released" and name.startswith("cross_attn") else 1
+        assert set(saved[f"{name}.run"].tolist()) == set(range(runs))
+        places = zip(*(saved[f"{name}.{kind}"].tolist() for kind in ("sample", "position", "run")), strict=True)
+        assert len(set(places)) == len(saved[f"{name}.weights"])
+
+
+def _captions(root: Path, split: str) -> list[str]:
+    images = json.loads((root / "dataset.json").read_text())["images"]
+    return [sentence["raw"] for image in images if image["split"] == split for sentence in image["sentences"]]
