@@ -303,3 +303,22 @@ def fusion_file(name: str, *, pair: bool) -> dict[str, torch.Tensor]:
 def options_of(name: str) -> dict[str, Any]:
     node = compose_groups("train", {"backbone": name}).backbone
     return {str(key): value for key, value in node.items() if key not in OURS}
+
+
+def test_load__habits_of_other_libraries_work(tmp_path: Path) -> None:
+    """As with open_clip and transformers: eval, no_grad, one text, ids and mask in one, half precision."""
+    model, tokenizer, transform = mwa_lightning.load("beit3_tiny")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    picture.save(tmp_path / "photo.png")
+    with torch.no_grad():
+        images = model.eval().encode_image(transform(picture).unsqueeze(0).to(model.device))
+        assert torch.equal(images, model.encode_image(transform([str(tmp_path / "photo.png")])))
+        text = model.encode_text(tokenizer("a dog"))
+        assert text.shape == (1, TINY.width)
+        assert torch.equal(text, model.encode_text(*tokenizer(["a dog"])))
+        assert torch.allclose(model.half().encode_text(tokenizer("a dog")), text, atol=0.01)
+    model, tokenizer, transform = mwa_lightning.load("clip_tiny", "random", "mwa", task="reasoning")
+    pair = transform([picture, picture])[None]
+    with torch.no_grad():
+        logits = model(pair, tokenizer("a star in both"))
+        assert torch.allclose(model.to(torch.bfloat16)(pair, tokenizer("a star in both")), logits, atol=0.05)

@@ -70,6 +70,7 @@ class Backbone(nn.Module):
         self.patch_size = patch_size
         self.image_size = image_size
         self.vocabulary_size = vocabulary_size
+        self.text_positions = text_positions
         self.max_text_length = max_text_length
         self.fingerprint = "random"
         self.one_image_fingerprint: str | None = None
@@ -114,7 +115,10 @@ class Backbone(nn.Module):
         dict(self.layers(site.stream))[site.layer].fill(site.place, module)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Bring uint8 images (b, 3, s, s) to the pretrained range; images of a floating type are taken as they are."""
-        if images.is_floating_point():
-            return images
-        return (images.float() / 255 - self.image_mean) / self.image_std
+        """Bring uint8 images (b, 3, s, s) to the pretrained range; images of a floating type are in it already.
+
+        They get the type of the model, as after `.half()`.
+        """
+        if not images.is_floating_point():
+            images = (images.float() / 255 - self.image_mean) / self.image_std
+        return images.to(self.image_mean.dtype)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mwa_lightning.data.given_images import as_picture, several
 from mwa_lightning.data.images import PictureRule
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE, rand_augment
 from mwa_lightning.errors import ConfigError
@@ -40,7 +41,7 @@ class EvaluationTransform:
         resize: `stretch`: the whole picture, its aspect is lost (BEiT-3, SigLIP). `crop`: the shorter side becomes S,
             and the middle is cut out (CLIP).
         interpolation: bicubic or bilinear.
-        rule: How a picture becomes one in RGB; None where a reader has seen to that.
+        rule: How a picture becomes one in RGB; None where a reader has seen to that, as for data sets.
     """
 
     image_size: int
@@ -53,9 +54,20 @@ class EvaluationTransform:
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         _check_choice("resize", self.resize, get_args(Resize))
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The picture as uint8 (3, S, S)."""
-        image = image.convert("RGB") if self.rule is None else self.rule.to_rgb(image).image
+    def __call__(self, picture: Any) -> Tensor:
+        """The picture as uint8 (3, S, S), or several, in a list or an array with four axes, as uint8 (b, 3, S, S).
+
+        A picture is a PIL image, a path, an array or a tensor: see `as_picture`. Raises DataError, one line, if it is
+        none.
+        """
+        pictures = several(picture)
+        if pictures is not None:
+            empty = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+            return torch.stack([self._one(each) for each in pictures]) if pictures else empty
+        return self._one(picture)
+
+    def _one(self, picture: Any) -> Tensor:
+        image = as_picture(picture, self.rule)
         size = self.image_size
         if self.resize == "stretch":
             return to_tensor(_resize(image, size, size, self.interpolation))

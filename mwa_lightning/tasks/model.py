@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
 from mwa_lightning.tasks.heads import EmbeddingHeads
+from mwa_lightning.tasks.inputs import MISSING, Missing, checked_images, checked_texts
 from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
 
 ResultT = TypeVar("ResultT")
+Texts = Tensor | tuple[Tensor, Tensor | None]  # ids, or ids and mask as a tokenizer gives them
 
 
 class AdaptedModel(nn.Module):
@@ -39,6 +42,11 @@ class AdaptedModel(nn.Module):
         _set_mode(self, mode)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.parameters()).device
+
     def run(self, work: Callable[..., ResultT], *inputs: Any) -> ResultT:
         """Call `work`, which uses the model or parts of it, with `inputs`.
 
@@ -56,17 +64,25 @@ class RetrievalModel(AdaptedModel):
     def __init__(self, *, backbone: Backbone, adapter: AdapterMethod, heads: EmbeddingHeads) -> None:
         super().__init__(backbone=backbone, adapter=adapter, heads=heads, streams=heads.streams)
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, ids: Texts, mask: Tensor | Missing | None = MISSING) -> tuple[Tensor, Tensor]:
         """`encode_image` and `encode_text` of a batch."""
         return self.encode_image(images), self.encode_text(ids, mask)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Map images (b, 3, s, s), uint8 or normalised, to embeddings (b, d) of unit length, fp32."""
-        return self.heads.embed_image(self.backbone.encode_image(images))
+        """Map images (b, 3, s, s), uint8 or normalised, to embeddings (b, d) of unit length, fp32.
 
-    def encode_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Map ids (b, n), int64, with mask (b, n), True on real tokens, to unit embeddings (b, d), fp32."""
-        return self.heads.embed_text(self.backbone.encode_text(ids, mask), mask)
+        Raises ConfigError, one line, if they are of another form.
+        """
+        return self.heads.embed_image(self.backbone.encode_image(checked_images(images, self.backbone)))
+
+    def encode_text(self, ids: Texts, mask: Tensor | Missing | None = MISSING) -> Tensor:
+        """Map ids (b, n), int64, with mask (b, n), True on real tokens, to unit embeddings (b, d), fp32.
+
+        What the tokenizer gives, ids and mask, may stand for both. Raises ConfigError, one line, if they are of another
+        form.
+        """
+        ids, real = checked_texts(ids, mask, self.backbone)
+        return self.heads.embed_text(self.backbone.encode_text(ids, real), real)
 
 
 class ReasoningModel(AdaptedModel):
@@ -80,9 +96,11 @@ class ReasoningModel(AdaptedModel):
             parameter.requires_grad_(False)
         self.train()
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, ids: Texts, mask: Tensor | Missing | None = MISSING) -> Tensor:
         """Map images (b, k, 3, s, s), uint8 or normalised, ids (b, n) and mask (b, n) to logits (b, classes), fp32."""
-        return self.heads(self.backbone, images, ids, mask).float()
+        images = checked_images(images, self.backbone, axes="b, k, 3, s, s")
+        ids, real = checked_texts(ids, mask, self.backbone)
+        return self.heads(self.backbone, images, ids, real).float()
 
 
 class PartRow(NamedTuple):

@@ -138,7 +138,8 @@ class DualReasoningHeads(TwoLayerHeads):
         pictures = self.embedding.embed_image(backbone.encode_image(images.flatten(0, 1)))
         pictures = pictures.reshape(samples, count, self.embedding.width)
         text = self.embedding.embed_text(backbone.encode_text(ids, mask), mask).unsqueeze(1)
-        return self.classify(torch.cat([pictures, text, pictures * text], dim=1).flatten(1))
+        joined = torch.cat([pictures, text, pictures * text], dim=1).flatten(1)
+        return self.classify(joined.to(self.norm1.weight.dtype))  # embeddings are fp32, whatever the model is
 
 
 class FusionReasoningHeads(ReasoningHeads):
