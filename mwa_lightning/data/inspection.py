@@ -7,6 +7,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -195,8 +196,23 @@ def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[
         return
     # Forked: a fresh interpreter would import from the current directory first.
     forked = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, mp_context=forked, initializer=_take_reader, initargs=(reader,)) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=forked, initializer=_take_reader, initargs=(reader,))
+    try:
         yield from pool.map(_examine_here, paths, chunksize=_IMAGES_A_TASK)
+    except OSError as error:
+        for process in multiprocessing.active_children():
+            process.kill()  # those that did start would wait for ever, and this one for them
+            process.join()
+        raise DataError(
+            f"data.num_workers={workers} processes cannot be started ({error.strerror}): take fewer"
+        ) from error
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that looks at images was ended, as happens where memory is short: take a lower data.num_workers, "
+            "or 0, which looks at them one by one"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _take_reader(reader: ImageReader) -> None:
@@ -212,6 +228,7 @@ def _examine_here(path: str) -> _Look:
 def _examine(path: str, *, reader: ImageReader) -> _Look:
     try:
         image, transparent = reader.read(path)
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
     except DamagedShard:  # the checksum of the whole shard has told
         return _Look()
     except MissingImage as error:
@@ -219,7 +236,10 @@ def _examine(path: str, *, reader: ImageReader) -> _Look:
     except DataError as error:
         kind = "image of 0 bytes" if reader.store.size(path) == 0 else "unreadable image"
         return _Look(problem=Problem(kind, str(error)))
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
+    except MemoryError:
+        return _Look(
+            problem=Problem("unreadable image", f"image {path} needs more memory than there is: scale it down")
+        )
     return _Look(digest.digest(), transparent, reader.store.lies_outside(path))
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from mwa_lightning.errors import DataError
+
 
 class Follow(Protocol):
     """Shows how far a work is: what the context gives is called after each of its parts, and may end the work."""
@@ -31,5 +33,12 @@ def reading_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise DataError(
+            f"the {count} threads that read cannot be started: allow this process more memory (ulimit -v) or more "
+            "threads (ulimit -u)"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)

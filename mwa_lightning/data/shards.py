@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,7 +38,8 @@ from mwa_lightning.whole_files import file_sha256
 ANNOTATIONS = "annotations"
 INDEX = "index.safetensors"
 SUMS = "sha256.txt"
-OPEN_SHARDS = 128  # most that a process keeps open; the limit of a system is often 1,024 files
+_MAY_OPEN = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+OPEN_SHARDS = 128 if _MAY_OPEN == resource.RLIM_INFINITY else min(128, _MAY_OPEN // 4)  # most that a process keeps open
 
 _THREADS = 4
 _AGAIN = "copy it again from where the shards were made, or make them again with mwa-prepare shards=DIR"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image
 
+from mwa_lightning.data import sources
 from mwa_lightning.data.inspection import format_report, inspect
 from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.data.stores import PictureFolder
+from mwa_lightning.errors import DataError
 
 Write = Callable[..., Path]
 
@@ -96,6 +104,40 @@ def test_inspect__transparent_pictures_are_counted_as_they_are_read(write_karpat
     assert report.notes[0] == f"1 images lie outside of {root}: shards= wants shards_outside=true for them"
     assert report.notes[1].startswith(f"2 images are transparent somewhere: they {laid}")
     assert report.shared_pictures == (["000.png (train) and 014.png (test)"] if background is None else [])
+
+
+class _Deadly(PictureFolder):
+    """A picture that ends the process which reads it, as where memory is short."""
+
+    def open(self, path: str) -> BinaryIO:
+        if path.endswith("003.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().open(path)
+
+
+def test_inspect__a_process_of_the_pool_that_is_killed(write_karpathy: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_karpathy()
+    monkeypatch.setattr(sources, "PictureFolder", _Deadly)
+    with pytest.raises(DataError, match=r"a process that looks at images was ended, .* or 0, which looks at them one"):
+        inspect(_config(root), workers=2)
+    assert not multiprocessing.active_children()
+
+
+def test_inspect__processes_that_cannot_be_started(write_karpathy: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two has begun already."""
+    start, started = BaseProcess.start, iter(range(2))
+
+    def second_fails(process: BaseProcess) -> None:
+        if next(started):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", second_fails)
+    with pytest.raises(
+        DataError, match=r"data.num_workers=2 processes cannot be started \(Too many open files\): take"
+    ):
+        inspect(_config(write_karpathy()), workers=2)
+    assert not multiprocessing.active_children()
 
 
 def test_inspect__nothing_there(tmp_path: Path) -> None:
