@@ -208,8 +208,8 @@ def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[
         ) from error
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that looks at images was ended, as happens where memory is short: take a lower data.num_workers, "
-            "or 0, which looks at them one by one"
+            "a process that looks at images was ended, as happens where memory is short: take a lower data.num_workers "
+            "(0 looks at them one by one)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
