@@ -161,7 +161,8 @@ def _table(
         quotings = (backslash, plain)
     rows = [row for row in _logical_rows(iter(sample), part, quotings, None) if isinstance(row, Cells)]
     # of widths that come equally often the first row's, since that may be the header
-    width = Counter(len(row.cells) for row in rows if any(row.cells)).most_common(1)[0][0] if rows else 0
+    widths = Counter(len(row.cells) for row in rows if any(row.cells)).most_common(1)
+    width = widths[0][0] if widths else 0
     if width > MOST_COLUMNS:
         problems.add("no columns", f"{file} has {width:,} columns: a table of pictures has a few")
         return None
@@ -180,7 +181,8 @@ def _fitting(quoting: _Quoting, sample: list[TextLine]) -> int:
 def _usable(file: Path, rows: Iterator[Cells | _Broken], problems: Problems) -> Iterator[Cells]:
     for row in rows:
         if isinstance(row, Cells):
-            yield row
+            if any(row.cells):  # what Excel leaves below a table has none
+                yield row
         else:
             problems.bad_row("unusable row", f"{file}: line {row.number} {row.reason}")
 
@@ -196,14 +198,15 @@ def _logical_rows(
         cells, reason = None, ""
         for quoting in quotings:
             try:
-                cells = _cut(quoting.split(line.text), width)
+                whole = quoting.split(line.text)
             except _Misquoted:
                 reason = reason or 'has more after the closing quote of a cell: write a quote in a cell twice ("")'
             except _Unfinished:
                 reason = reason or "opens a quote that nothing closes: close it, or write it twice"
                 cells = _over_lines(quoting, line, lines, ahead, part, width)
             else:
-                reason = reason or _miscounted(quoting.split(line.text), width, part)
+                cells = _cut(whole, width)
+                reason = reason or ("" if cells is not None else _miscounted(whole, width, part))
             if cells is not None:
                 break
         if cells is None and part in "\t|":  # such tables are often written without any quoting

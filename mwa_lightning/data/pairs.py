@@ -177,19 +177,19 @@ def _of_row(row: Line, columns: Columns, table: TableFile, problems: Problems) -
         captions = []
     if not captions and not wrong:
         wrong.append(("caption without words", f"{where} lacks a caption: add it, or leave the row out"))
-    yield _entry(where, str(PurePosixPath(table.prefix) / _path(path)), captions, split, wrong)
+    path = f"{table.prefix}/{_path(path)}" if table.prefix and not path.startswith("/") else _path(path)
+    yield _entry(where, path, captions, split, wrong)
 
 
 def _entry(where: str, path: str, captions: list[str], split: str | None, wrong: list[tuple[str, str]]) -> _Entry:
-    wordless = [text for text in captions if not has_words(text)]
-    wrong += [
-        (
-            "caption without words",
-            f"{where}: the caption has no words ({text[:40]!r}): write it out, or leave it out",
-        )
-        for text in wordless
-    ]
-    return _Entry(where, os.path.normpath(path), [text for text in captions if has_words(text)], split, wrong)
+    worded = []
+    for text in captions:
+        if has_words(text):
+            worded.append(text)
+            continue
+        said = f"{where}: the caption has no words ({text[:40]!r}): write it out, or leave it out"
+        wrong.append(("caption without words", said))
+    return _Entry(where, os.path.normpath(path), worded, split, wrong)
 
 
 class _NoList(ValueError):  # noqa: N818 (what a cell is)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -22,8 +23,11 @@ _VAL_FROM, _TEST_FROM = 0.90, 0.95
 
 def split_named(name: Any) -> str | None:
     """The split of that name, in whatever case, and with a year as in `val2014`; None if there is none."""
-    if not isinstance(name, str):
-        return None
+    return _split_of_word(name) if isinstance(name, str) else None
+
+
+@lru_cache(maxsize=1024)  # a table has the same few a million times
+def _split_of_word(name: str) -> str | None:
     word = re.sub(r"[\W_]+", "", name).lower()
     return SPLITS.get(word) or SPLITS.get(re.sub(r"20\d\d$", "", word))
 

@@ -15,7 +15,7 @@ from mwa_lightning.data.json_tables import json_records
 from mwa_lightning.data.lines import SUFFIXES as LINE_SUFFIXES
 from mwa_lightning.data.lines import Line, read_lines
 from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.text_files import Encoding, TextLine, encoding_of, text_lines
+from mwa_lightning.data.text_files import Encoding, encoding_of, first_letter, text_lines
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt", ".jsonl", ".ndjson", ".json")
 BINARY_SUFFIXES = (".parquet", ".arrow", ".feather", ".xlsx")
@@ -63,13 +63,9 @@ def open_table(
     encoding = encoding_of(file, problems)
     if encoding is None:
         return None
-    lines = text_lines(file, encoding, problems)
-    start = list(islice((line for line in lines if line.text.strip()), 2))
-    if not start:
-        return Table(file, "empty", (), False, iter(()))
-    if start[0].text.lstrip()[0] in "[{":
-        return _json(file, start, encoding, wanted, names, problems)
-    table = read_delimited(file, chain(start, lines), known=names, problems=problems)
+    if (first := first_letter(file, encoding)) in ("[", "{"):
+        return _json(file, first, encoding, wanted, names, problems)
+    table = read_delimited(file, text_lines(file, encoding, problems), known=names, problems=problems)
     if table is None:
         return None
     parted = DELIMITERS.get(table.delimiter, repr(table.delimiter))
@@ -116,22 +112,26 @@ def _is_header(rows: list[Cells], known: Collection[str]) -> bool:
     return False
 
 
-def _json(
-    file: Path, start: list[TextLine], encoding: Encoding, wanted: str, known: Collection[str], problems: Problems
-) -> Table:
+def _json(file: Path, first: str, encoding: Encoding, wanted: str, known: Collection[str], problems: Problems) -> Table:
     """A JSON, or a JSONL if an object is a line whatever its name is."""
-    named_so = file.suffix.lower() in LINE_SUFFIXES
-    try:
-        by_lines = isinstance(json.loads(start[0].text), dict) and (named_so or len(start) > 1)
-    except (ValueError, RecursionError):
-        by_lines = named_so and start[0].text.lstrip().startswith("{")
+    by_lines = first == "{" and _is_by_lines(file, encoding)
     if by_lines:
         rows = read_lines(file, wanted=wanted, problems=problems)
     else:
         rows = json_records(file, encoding, wanted=wanted, known=known, problems=problems)
-    first = list(islice(rows, _LOOKED_AT))
-    columns = tuple(dict.fromkeys(key for row in first for key in row.record))
-    return Table(file, f"{'JSONL' if by_lines else 'JSON'}, {encoding.name}", columns, True, chain(first, rows))
+    start = list(islice(rows, _LOOKED_AT))
+    columns = tuple(dict.fromkeys(key for row in start for key in row.record))
+    return Table(file, f"{'JSONL' if by_lines else 'JSON'}, {encoding.name}", columns, True, chain(start, rows))
+
+
+def _is_by_lines(file: Path, encoding: Encoding) -> bool:
+    named_so = file.suffix.lower() in LINE_SUFFIXES
+    lines = text_lines(file, encoding, Problems(collect=True))  # what is wrong is reported when they are read
+    start = [line.text for line in islice((line for line in lines if line.text.strip()), 2)]
+    try:
+        return bool(start) and isinstance(json.loads(start[0]), dict) and (named_so or len(start) > 1)
+    except (ValueError, RecursionError):
+        return named_so
 
 
 def _binary(file: Path, known: Collection[str], header: bool | None, problems: Problems) -> Table | None:

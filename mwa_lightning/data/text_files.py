@@ -79,6 +79,12 @@ def encoding_of(file: Path, problems: Problems) -> Encoding | None:
     return None
 
 
+def first_letter(file: Path, encoding: Encoding) -> str:
+    """The first character that is no blank, of those at the beginning; empty where there is none."""
+    with open_file(file) as stream:
+        return stream.read(_CHUNK).decode(encoding.codec, "replace").lstrip()[:1]
+
+
 def text_lines(file: Path, encoding: Encoding, problems: Problems) -> Iterator[TextLine]:
     """The lines of a file, without their ends; what is no text of that encoding, or endless, is reported."""
     errors = "surrogateescape" if encoding.codec.startswith("utf-8") else "strict"

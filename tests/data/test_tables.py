@@ -129,6 +129,8 @@ def test_open_table__broken_row_spoils_no_other(tmp_path: Path, content: str, ke
         ('a.jpg, "one, two" ,,\nb.jpg , three\nc.jpg,four\n',
          [("a.jpg", "one, two"), ("b.jpg", "three"), ("c.jpg", "four")]),
         ("sep=;\na.jpg;one\nb.jpg;two\n", [("a.jpg", "one"), ("b.jpg", "two")]),
+        ("a.jpg,one\n,\n,\n", [("a.jpg", "one")]),  # as Excel leaves below a table
+        (",,\n" * 3, []),
     ],
 )  # fmt: skip
 def test_open_table__quotes_and_what_looks_like_them(tmp_path: Path, content: str, rows: list[tuple[str, str]]) -> None:
@@ -201,6 +203,7 @@ def test_open_table__json(tmp_path: Path, name: str, content: str, codec: str) -
         (b"PK\x03\x04", "is a ZIP archive"),
         (b"\xff\xd8\xff\xe0", "is a JPEG: give the table"),
         (b"\0" * 1000, "zero byte"),
+        (b"a,b,c\n" * 3 + b"image,caption", "line 4 has 2 cells where 3 are wanted"),
     ],
 )
 def test_open_table__no_table(tmp_path: Path, content: bytes, says: str) -> None:
@@ -286,3 +289,11 @@ def test_open_table__library_missing(tmp_path: Path, name: str, library: str, mo
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"file: pip install 'mwa-lightning\[tables\]' reads it, or save it as \.csv"):
         _rows(tmp_path / name)
+
+
+def test_open_table__json_on_one_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on lines of a table; all of a large JSON may be one line."""
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 20)
+    (tmp_path / "a.json").write_text(json.dumps(_RECORDS))
+    (tmp_path / "b.json").write_text(json.dumps({record["image"]: record["caption"] for record in _RECORDS}))
+    assert _rows(tmp_path / "a.json") == _rows(tmp_path / "b.json") == _RECORDS
