@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mwa_lightning.data.splitting import SPLITS, split_named
 from mwa_lightning.data.text_beside import has_text_beside
 from mwa_lightning.errors import ConfigError, DataError, shorten
+from mwa_lightning.regular_files import open_file
 
 # In the order in which they are looked for: a folder with a CSV may have a JSON and a text for other ends.
 SUFFIXES = (
@@ -180,7 +181,7 @@ def _only_table(folder: Path) -> Path | None:
 
 def _parted(file: Path) -> bool:
     """Whether a text has what parts columns, or begins as JSON does."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         head = stream.read(_HEAD)
     return any(part in head for part in (b",", b";", b"|", b"\t"))
 
