@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from mwa_lightning.adapters.files import save_adapter, trained_state
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import CheckpointError, ConfigError, NotFinite
 from mwa_lightning.sharded_tensors import whole
 from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
 from mwa_lightning.training.ema import WeightAverage
@@ -213,8 +213,8 @@ class RunKeeper(pl.Callback):
             self.stop.stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the score. Raises ConfigError if there is no figure of the monitored name."""
-        if self.monitor not in trainer.callback_metrics:
+        """Note the score. Raises ConfigError if validation gives no metric of the monitored name."""
+        if not self.monitor.startswith("val/") or self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
             raise ConfigError(f"training.monitor={self.monitor}: there is no such figure; there are {known}")
         self._score = float(trainer.callback_metrics[self.monitor])
@@ -250,8 +250,16 @@ class RunKeeper(pl.Callback):
             self.stop.stop(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock; where no validation ever came, the last weights are what there is."""
+        """Stop the clock; where no validation ever came, the last weights are what there is.
+
+        Raises NotFinite if there were some, and none had a number for a score.
+        """
         self._seconds, self._clock = self.seconds, None
+        if self.best is None and self._waited:
+            raise NotFinite(
+                f"training.monitor={self.monitor}: was not a number at any validation, so none is the best; look at "
+                f"{self.run.metrics_table}"
+            )
         if self.best is None:
             self.save_adapter(trainer, pl_module)
 
@@ -293,8 +301,12 @@ class RunKeeper(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint: figures that were written after it are cut."""
+        """Go on from a checkpoint: figures that were written after it are cut.
+
+        Raises CheckpointError if its best metrics are not what a validation gives.
+        """
         assert self.resumed_from is not None
+        self._check_best(state_dict["best"], state_dict["best_figures"])
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
         self.best_figures = state_dict["best_figures"]
         self._waited, self._seconds = state_dict["waited"], state_dict["seconds"]
@@ -311,7 +323,7 @@ class RunKeeper(pl.Callback):
                 self.resumed_from,
                 self.best_epoch + 1,
             )
-            self.best, self.best_epoch, self._waited = None, None, 0
+            self.best, self.best_epoch, self.best_figures, self._waited = None, None, {}, 0
 
     def _save(self, trainer: pl.Trainer, *, epoch: int, batches: int) -> None:
         """Write `last.ckpt`, unless the step before it is still to be found bad, or too many images are unreadable."""
@@ -323,6 +335,16 @@ class RunKeeper(pl.Callback):
         self._position = {"epoch": epoch, "next_batch": batches}
         self._saved_step = trainer.global_step
         trainer.save_checkpoint(self.files.directory / LAST)
+
+    def _check_best(self, best: float | None, figures: dict[str, float]) -> None:
+        """Raise CheckpointError if the best score and the metrics of its epoch, as a file has them, do not agree."""
+        numbers = all(isinstance(value, float) for value in figures.values())
+        of_validation = all(name.startswith("val/") for name in figures)
+        if not (numbers and of_validation and figures.get(self.monitor) == best):
+            raise CheckpointError(
+                f"{self.resumed_from}: the metrics of the best epoch in it are not those of a validation; use another "
+                "checkpoint"
+            )
 
     def _stop_if_waited(self, trainer: pl.Trainer) -> None:
         if self.patience is not None and self._waited >= self.patience:

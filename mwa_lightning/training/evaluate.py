@@ -30,7 +30,6 @@ from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import (
-    check_trainer_keys,
     directory_of_run,
     evaluate_model,
     make_data,
@@ -41,6 +40,7 @@ from mwa_lightning.training.setup import (
 )
 from mwa_lightning.training.signals import Signals, raised_again
 from mwa_lightning.training.stopping import StopAgreement
+from mwa_lightning.training.trainer_keys import check_trainer_keys
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
             run.write_config(config)
         with raised_again(stop.signals), run.logging(), dead_workers_named():
             inputs = provenance.inputs_of(config, data, model, [config.split]) if processes.first else {}
-            if run.provenance.is_file() and processes.first:
-                provenance.check_inputs(run, inputs)
+            if processes.first:
+                provenance.begin(run, inputs)
             figures = evaluate_model(
                 config,
                 model,

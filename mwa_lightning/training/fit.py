@@ -47,7 +47,6 @@ from mwa_lightning.training.resuming import check_origin, check_resume, find_che
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import (
-    check_trainer_keys,
     directory_of_run,
     evaluate_model,
     make_data,
@@ -60,6 +59,7 @@ from mwa_lightning.training.setup import (
 from mwa_lightning.training.signals import Signals
 from mwa_lightning.training.slurm import batch_job
 from mwa_lightning.training.stopping import StopAgreement, stopping
+from mwa_lightning.training.trainer_keys import check_trainer_keys, understood
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _run(
         coordinator=config.save_coordinator,
         callbacks=[stop],
     )
-    figures |= {name: value for name, value in keeper.best_figures.items() if name.startswith("val/")}
+    figures = keeper.best_figures | figures  # what was measured now counts, should the split be val
     figures[FINISHED] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.
     step = earlier.get("time/step_s") if math.isnan(pace.median) else pace.median
@@ -162,11 +162,12 @@ def _run(
         measured: dict[str, tuple[str, Path | None]] = {
             "val": ("val", run.adapter),
             config.split: (config.split, run.adapter),
+            "zero_shot": (config.split, None),
         }
-        if any(name.startswith("zero_shot/") for name in figures):
-            measured["zero_shot"] = (config.split, None)
         of = {
-            name: provenance.of_metrics(inputs, split=split, adapter=file) for name, (split, file) in measured.items()
+            name: provenance.of_metrics(inputs, split=split, adapter=file)
+            for name, (split, file) in measured.items()
+            if any(figure.startswith(f"{name}/") for figure in figures)
         }
         provenance.write(run, inputs, of)
     conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
@@ -189,10 +190,7 @@ def _inputs(
         home = RunDirectory(origin.parent.parent)
         if home.config.is_file():
             provenance.check_inputs(home, inputs)
-    if run.provenance.is_file() or any(run.checkpoints.glob("*.ckpt")):
-        provenance.check_inputs(run, inputs)
-    if not run.provenance.is_file():
-        provenance.write(run, inputs, {})
+    provenance.begin(run, inputs)
     return inputs
 
 
@@ -257,7 +255,10 @@ def _train(
         log.info("going on from %s", checkpoint)
     keeper.resumed_from = checkpoint
     _log_settings(loggers, run)
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    with understood():
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    if not trainer.global_step:
+        raise ConfigError(f"trainer.max_time={config.trainer.get('max_time')}: was over before the first step")
     keeper.leave_adapter(trainer, task)
     return keeper
 

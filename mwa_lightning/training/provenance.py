@@ -16,9 +16,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+import mwa_lightning
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.plain_files import read_json
 from mwa_lightning.tasks.model import AdaptedModel
+from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.run_directory import RunDirectory, result_settings, write_atomically
 from mwa_lightning.whole_files import file_sha256
 
@@ -40,6 +43,7 @@ def inputs_of(config: DictConfig, data: SplitDataModule[Any], model: AdaptedMode
         "backbone": {"name": str(config.backbone.name), "fingerprint": model.backbone.fingerprint},
         "adapter_sha256": None if checkpoint is None else _file_sha256(Path(checkpoint)),
         "settings_sha256": hashlib.sha256(repr(result_settings(config)).encode()).hexdigest(),
+        "code": {"version": mwa_lightning.__version__, "commit": commit()},
     }
 
 
@@ -47,7 +51,7 @@ def of_metrics(inputs: Provenance, *, split: str, adapter: Path | None) -> Prove
     """What metrics of a split are of, where `adapter` was used, the file as it is now."""
     return {
         "data": {"split": split, **inputs["data"][split]},
-        **{key: inputs[key] for key in ("tokenizer_sha256", "backbone", "settings_sha256")},
+        **{key: inputs[key] for key in ("tokenizer_sha256", "backbone", "settings_sha256", "code")},
         "adapter_sha256": None if adapter is None else _file_sha256(adapter),
     }
 
@@ -57,10 +61,21 @@ def read(run: RunDirectory) -> Provenance:
     if not run.provenance.is_file():
         return {}
     try:
-        found = json.loads(run.provenance.read_text("utf-8"))
+        found = read_json(run.provenance)
         return {"inputs": dict(found["inputs"]), "metrics": dict(found["metrics"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{run.provenance}: cannot be read, it is damaged; choose another run_dir") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(run) from error
+
+
+def begin(run: RunDirectory, inputs: Provenance) -> None:
+    """Hold what is worked on now against what the directory says of its earlier starts; note it where it says nothing.
+
+    Raises ConfigError as `check_inputs`.
+    """
+    if run.provenance.is_file() or run.metrics.is_file() or any(run.checkpoints.glob("*.ckpt")):
+        check_inputs(run, inputs)
+    if not run.provenance.is_file():
+        write(run, inputs, {})
 
 
 def write(run: RunDirectory, inputs: Provenance, metrics: Mapping[str, Provenance]) -> None:
@@ -82,10 +97,19 @@ def check_inputs(run: RunDirectory, inputs: Provenance) -> None:
             "%s has no %s: that data and weights are still the same is not known", run.path, run.provenance.name
         )
         return
-    changed = _difference(earlier, inputs)
+    try:
+        changed = _difference(earlier, inputs)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(run) from error
     if changed:
         way = f"mwa-eval run={run.path} with other data or weights measures it" if run.finished else "give it the same"
         raise ConfigError(f"run_dir={run.path}: holds a run on {changed}; {way}, or choose another run_dir")
+
+
+def _damaged(run: RunDirectory) -> ConfigError:
+    return ConfigError(
+        f"{run.provenance}: cannot be read, it is damaged; put a whole one back, or choose another run_dir"
+    )
 
 
 def _difference(earlier: Provenance, now: Provenance) -> str:

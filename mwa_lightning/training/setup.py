@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.statement_datamodule import StatementDataModule
 from mwa_lightning.data.tokenizers import Tokenizer
-from mwa_lightning.errors import ConfigError
 from mwa_lightning.report.chance import no_better_than_guessing
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
@@ -28,38 +25,7 @@ from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory, new_directory
 from mwa_lightning.training.strategies import FSDP, ShardedStrategy
-
-# Arguments of Lightning's Trainer that `make_trainer` gives.
-SET_HERE = frozenset(
-    {
-        "callbacks",
-        "default_root_dir",
-        "enable_checkpointing",
-        "enable_model_summary",
-        "enable_progress_bar",
-        "logger",
-        "num_sanity_val_steps",
-        "plugins",
-        "use_distributed_sampler",
-    }
-)
-# Arguments of Lightning's Trainer by which metrics of a part of a split would have the names of the whole, with the
-# values that do nothing and what to do instead.
-OF_A_PART: dict[str, tuple[tuple[Any, ...], str]] = {
-    "barebones": ((False, None), "mwa-train would measure and save nothing; leave it out"),
-    "fast_dev_run": ((False, None, 0), "its metrics would be of one batch; take trainer.max_steps=1 for a quick try"),
-    "limit_predict_batches": ((None, 1.0), "mwa_lightning does not predict by the Trainer; leave it out"),
-    "limit_test_batches": ((None, 1.0), "metrics would be of a part of the split; give a smaller split to try"),
-    "limit_val_batches": (
-        (None, 1.0),
-        "the best epoch would be chosen by a part of the split; trainer.check_val_every_n_epoch=N validates less often",
-    ),
-    "overfit_batches": (
-        (0, None),
-        "training batches would stand for the val split; +trainer.limit_train_batches=N trains on a part",
-    ),
-    "reload_dataloaders_every_n_epochs": ((0, None), "a loader that is made anew begins its order again; leave it out"),
-}
+from mwa_lightning.training.trainer_keys import understood
 
 
 @contextmanager
@@ -144,21 +110,6 @@ def reproducible(config: DictConfig) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def check_trainer_keys(config: DictConfig) -> None:
-    """Raise ConfigError if a key of `trainer` is none of Lightning's Trainer, or one that is set here."""
-    keys = inspect.signature(pl.Trainer).parameters.keys() - SET_HERE
-    for key in config.trainer:
-        if key in SET_HERE:
-            raise ConfigError(f"trainer.{key}: is set by mwa_lightning itself; leave it out")
-        if key not in keys:
-            nearest = difflib.get_close_matches(str(key), sorted(keys), n=1, cutoff=0.0)[0]
-            raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. Did you mean {nearest}?")
-        harmless, instead = OF_A_PART.get(str(key), ((config.trainer[key],), ""))
-        value = config.trainer[key]
-        if not any(value == each and type(value) is type(each) for each in harmless):
-            raise ConfigError(f"trainer.{key}={value}: {instead}")
-
-
 def make_trainer(
     config: DictConfig,
     run: RunDirectory,
@@ -185,18 +136,19 @@ def make_trainer(
 
         del arguments["precision"]
         extra.append(GatedMixedPrecision(device="cuda"))
-    trainer = pl.Trainer(
-        **arguments,
-        callbacks=list(callbacks),
-        logger=list(loggers) or False,
-        plugins=extra,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress_bar,
-        num_sanity_val_steps=0,
-        default_root_dir=run.path,
-    )
+    with understood(TypeError, ValueError):
+        trainer = pl.Trainer(
+            **arguments,
+            callbacks=list(callbacks),
+            logger=list(loggers) or False,
+            plugins=extra,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress_bar,
+            num_sanity_val_steps=0,
+            default_root_dir=run.path,
+        )
     # Signals are noted by `signals`. Lightning's handlers save in mid-step, each rank at its own, and what it asks
     # about SIGTERM in every step waits for the device.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

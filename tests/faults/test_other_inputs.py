@@ -118,21 +118,76 @@ def test_finished__trained_on_from_its_weights_as_the_message_says(
     assert train(f"run_dir={tmp_path / 'new'}", "trainer.max_epochs=1", word) == 0
 
 
-def test_checkpoint__figures_of_its_own_take_the_place_of_none_that_were_measured(
-    whole: Path, train: Train, tmp_path: Path
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"test/mean_recall": 99.9},
+        {"time/fit_s": -1.0},
+        {"val/mean_recall": 99.9},
+        {"val/mean_recall": float("nan")},
+        {"val/i2t_r1": "99.9"},
+    ],
+)
+def test_checkpoint__metrics_that_it_has_not_from_a_validation_are_refused(
+    forged: dict[str, Any], whole: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
     from mwa_lightning.whole_files import file_sha256
 
     run = shutil.copytree(whole, tmp_path / "run")
-    measured = json.loads((run / "metrics.json").read_text())
+    before = (run / "metrics.json").read_bytes()
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    content["callbacks"]["RunKeeper"]["best_figures"] |= {"test/mean_recall": 99.9, "time/fit_s": -1.0}
+    content["callbacks"]["RunKeeper"]["best_figures"] |= forged
     torch.save(content, run / "checkpoints" / "last.ckpt")
     with (run / "checkpoints" / "sha256.txt").open("a") as sums:
         sums.write(f"{file_sha256(run / 'checkpoints' / 'last.ckpt')}  last.ckpt\n")
-    assert train(f"run_dir={run}") == 0
-    again = json.loads((run / "metrics.json").read_text())
-    assert again["test/mean_recall"] == measured["test/mean_recall"]
-    assert again["time/fit_s"] >= 0
+    capsys.readouterr()
+    assert train(f"run_dir={run}") == 2
+    assert "are not those of a validation" in only_line(capsys)
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_finished__metrics_of_val_are_those_measured_last(whole: Path, tiny_command: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert command.main([*tiny_command, "split=val", f"run_dir={run}"]) == 0
+    of = json.loads((run / "provenance.json").read_text())["metrics"]
+    assert list(of) == ["val"]
+    measured = json.loads((run / "metrics.json").read_text())
+    assert {name: value for name, value in measured.items() if name.startswith("val/")} == {
+        name: value
+        for name, value in json.loads((whole / "metrics.json").read_text()).items()
+        if name.startswith("val/")
+    }
+
+
+def test_evaluation__another_one_in_its_directory_is_refused(
+    whole: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"run={whole}", f"run_dir={tmp_path / 'e'}", "save_predictions=true"]
+    assert evaluate.main(words) == 0
+    before = files_of(tmp_path / "e")
+    one_image_less(root)
+    other_adapter = shutil.copy(whole / "adapter.safetensors", tmp_path / "other.safetensors")
+    for change, told in (
+        (f"data.root={root}", "holds a run on another test split"),
+        ("split=val", "split=val (there: test)"),
+        ("save_predictions=false", "save_predictions"),
+        (f"adapter.checkpoint={other_adapter}", "adapter.checkpoint"),
+    ):
+        capsys.readouterr()
+        assert evaluate.main([*words, change]) == 2
+        assert told in only_line(capsys)
+        now = files_of(tmp_path / "e")
+        assert {path for path in before if now[path] != before[path]} <= {tmp_path / "e" / "train.log"}
+    assert evaluate.main(words) == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"inputs": {"data": 3}, "metrics": {}}'])
+def test_provenance__damaged(
+    content: str, whole: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "provenance.json").write_text(content)
+    assert train(f"run_dir={run}") == 2
+    assert f"{run / 'provenance.json'}: cannot be read" in only_line(capsys)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mwa_lightning.adapters.files import read_metadata, trained_state
-from mwa_lightning.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
+from mwa_lightning.errors import CheckpointError, ConfigError, DataError, NotFinite, TrainingError, UserError
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training import fit as fit_module
 from mwa_lightning.training.build import build_model
@@ -325,3 +325,6 @@ def test_fit__a_score_that_is_no_number_is_never_the_best_and_a_tie_keeps_the_fi
     monkeypatch.setattr(RunKeeper, "save_adapter", saved)
     fit(make_config("trainer.max_epochs=5"))
     assert kept == [1]
+    scores = iter([float("nan"), float("nan")])
+    with pytest.raises(NotFinite, match=r"training\.monitor=val/mean_recall: was not a number at any validation"):
+        fit(make_config("trainer.max_epochs=2", run="other"))
