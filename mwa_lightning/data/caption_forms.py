@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from mwa_lightning.data.foreign_json import what_it_is
 from mwa_lightning.data.problems import Problems, has_words
+from mwa_lightning.data.splitting import split_named
 
 ID_KEYS = ("cocoid", "imgid")
 
@@ -56,7 +57,7 @@ class Form:
                 'no JSON of captions: want the list "images" at its top, of filename, split and sentences (Karpathy\'s '
                 "form), or COCO's captions, or a list of image and caption"
             )
-            self._add("not captions", f"{self.file} is {what}")
+            self.problems.add("not captions", f"{self.file} is {what}")
             return
         count = len(self.problems.found)
         some = False
@@ -64,7 +65,7 @@ class Form:
             some = True
             yield entry
         if not some and len(self.problems.found) == count:
-            self._add("no images", f"{self.file} lists no images: fetch or write it again")
+            self.problems.add("no images", f"{self.file} lists no images: fetch or write it again")
 
     def _form_of(self, data: Any) -> Callable[[Any], Iterator[Entry]] | None:
         if what_it_is(data) is not None:
@@ -91,14 +92,14 @@ class Form:
                 continue
             sentences = image.get("sentences")
             if not isinstance(sentences, list) or not sentences:
-                self._add("image without captions", f"{where} has no sentences: add a caption, or leave the image out")
+                self._add("image without captions", f"{where} has no sentences: add a caption, or leave it out", split)
                 continue
             captions = []
             for j, sentence in enumerate(sentences):
                 text = sentence.get("raw") if isinstance(sentence, dict) else None
                 if not isinstance(text, str):
-                    self._add("unusable entry", f'{where}: sentences[{j}] lacks the caption "raw": add it')
-                elif self._worded(text, f"{where}: the caption sentences[{j}]"):
+                    self._add("unusable entry", f'{where}: sentences[{j}] lacks the caption "raw": add it', split)
+                elif self._worded(text, f"{where}: the caption sentences[{j}]", split):
                     captions.append((text, _number(sentence.get("sentid"))))
             if captions:
                 numbers = {key: image[key] for key in ID_KEYS if _number(image.get(key)) is not None}
@@ -131,7 +132,7 @@ class Form:
             labels = {ID_KEYS[0]: image["id"]} if isinstance(image["id"], str) else {}
             yield Entry(where, name, PurePath(name).name, _split(image), numbers, labels, captions.pop(image_id))
         if captions:
-            self._add(
+            self.problems.add(
                 "unusable entry",
                 f"{self.file}: captions of {len(captions):,} images that it does not list, such as image_id "
                 f"{next(iter(captions))}: add these images, or leave the captions out",
@@ -152,19 +153,19 @@ class Form:
                 self._add("unusable entry", f'{where} {what} a "caption", one or a list: add it')
                 continue
             captions: list[tuple[str, int | None]] = [
-                (text, None) for text in texts if self._worded(text, f"{where}: the caption")
+                (text, None) for text in texts if self._worded(text, f"{where}: the caption", _split(record))
             ]
             if captions:
                 yield Entry(where, path, PurePath(path).name, _split(record), {}, {}, captions)
 
-    def _worded(self, text: str, what: str) -> bool:
+    def _worded(self, text: str, what: str, split: str | None = None) -> bool:
         if text.strip() if self.official else has_words(text):
             return True
-        self._add("caption without words", f"{what} has no words ({text!r}): write it out, or leave it out")
+        self._add("caption without words", f"{what} has no words ({text!r}): write it out, or leave it out", split)
         return False
 
-    def _add(self, kind: str, message: str) -> None:
-        self.problems.add(kind, message)
+    def _add(self, kind: str, message: str, split: str | None = None) -> None:
+        self.problems.bad_row(kind, message, split=split_named(split))
 
 
 def _split(record: dict[str, Any]) -> str | None:

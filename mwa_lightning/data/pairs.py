@@ -82,19 +82,12 @@ def read_pairs(
         for kind, message in entry.wrong:
             of = split_named(entry.split) or split_of.get(entry.path) or hash_split(entry.path)
             problems.bad_row(kind, message, split=of)
-    there: dict[str, bool] = {}
     builders: dict[str, SplitBuilder] = {}
     image_ids: dict[str, int] = {}
     caption_id = 0
     for entry, split in zip(usable, splits, strict=True):
         if split is None:
             continue
-        if problems.skip_rows and (split == "train" or problems.skip_in_evaluation):
-            if entry.path not in there:
-                there[entry.path] = store.size(str(store.prefix / entry.path)) is not None
-            if not there[entry.path]:
-                problems.bad_row("missing image", f"{entry.where}: the image is missing", split=split)
-                continue
         for text in entry.captions:
             builder = builders.setdefault(split, SplitBuilder(name=split, folder=store.prefix))
             image_id = image_ids.setdefault(entry.path, len(image_ids))

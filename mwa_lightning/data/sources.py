@@ -13,6 +13,7 @@ from mwa_lightning.data.annotation_files import AnnotationNames
 from mwa_lightning.data.caption_json import read_caption_json
 from mwa_lightning.data.found_by_name import find_by_name
 from mwa_lightning.data.images import ImageReader, colour_of
+from mwa_lightning.data.missing import leave_out_missing
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.shards import ANNOTATIONS, open_shards
@@ -99,6 +100,7 @@ class Source:
             splits = LAYOUTS[self.layout].read(self, problems)
             if self.official:
                 splits = cast(Splits, find_by_name(splits, store=self.store, problems=problems))
+        splits = cast(Splits, leave_out_missing(splits, store=self.store, problems=problems))
         if problems.skipped:
             rows = f"{len(problems.skipped):,} rows that cannot be used are left out"
             problems.note(f"{self.annotations}: {rows} (data.skip_bad_rows), the first: {problems.skipped[0]}")
@@ -417,7 +419,7 @@ LAYOUTS = {
         _read_captions,
         names=AnnotationNames("dataset_flickr30k.json", "flickr30k_{}.json", "{}.json"),
     ),
-    "karpathy": Layout(None, "", False, "the images and one JSON in Karpathy's form", _read_captions),
+    "karpathy": Layout(None, "", False, "the images and one JSON in Karpathy's form", _read_captions, rows=True),
     "pairs": Layout(
         None,
         "",

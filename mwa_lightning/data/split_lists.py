@@ -18,8 +18,6 @@ def listed_splits(images: Collection[str], table: Path, problems: Problems) -> d
         table: The table, beside which the lists lie.
         problems: Where it is told that lists are used, and how many images they leave out.
     """
-    if table.is_dir():
-        return None
     by_name: dict[str, str] = {}
     for path in images:
         for name in (PurePosixPath(path).stem, PurePosixPath(path).name, path):

@@ -150,6 +150,8 @@ def splits_by_name(files: Sequence[Path]) -> list[TableFile] | None:
 
 def split_lists(table: Path) -> list[TableFile]:
     """Lists of the pictures of each split beside a table, as Flickr8k has them; none unless one is of train."""
+    if table.is_dir():
+        return []
     lists = [
         TableFile(file, split)
         for file in sorted(table.parent.glob("*.txt"))

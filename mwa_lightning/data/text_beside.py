@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from mwa_lightning.regular_files import read_file
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
 
+_LOOKED_AT = 1000  # in a folder of a million pictures
 _TEXT_SUFFIXES = (".txt", ".caption")
 
 
@@ -28,8 +30,8 @@ class Captioned(NamedTuple):
 
 
 def has_text_beside(folder: Path) -> bool:
-    """Whether some picture in a folder, or in those in it, has a text beside it."""
-    return any(_text_of(folder / path) is not None for path in _pictures(folder))
+    """Whether some of the first pictures in a folder, or in those in it, have a text beside them."""
+    return any(_text_of(folder / path) is not None for path in islice(_pictures(folder), _LOOKED_AT))
 
 
 def read_text_beside(folder: Path, problems: Problems) -> Iterator[Captioned]:
