@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mwa_lightning.cli.menu import config_directory, group_options, groups_of
-from mwa_lightning.cli.schema import check_values
+from mwa_lightning.cli.overrides import parse_override, to_type, typed_value
+from mwa_lightning.cli.schema import as_typed, check_values
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.plain_files import read_yaml
@@ -45,10 +45,10 @@ def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
         if override.is_delete():
             raise ConfigError(f"{argument}: keys cannot be removed; set {key}=null where null is allowed")
         if override.is_sweep_override():
-            raise ConfigError(
-                f"{argument}: several values at once are a sweep: start it with --multirun, or give one value"
-            )
-        value = override.value()
+            sweep = "; several are a sweep, which --multirun starts" if config_name == "train" else ""
+            comma = f". If the comma belongs to the value, type {to_type(argument)}" if "," in argument else ""
+            raise ConfigError(f"{argument}: give one value{sweep}{comma}")
+        value = as_typed(key, override.value(), typed_value(argument))
         if override.package is not None:
             raise ConfigError(f"{argument}: '@' is not supported; write {key}=...")
         if key in groups:
@@ -149,12 +149,13 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _parse(argument: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(argument)
+        return parse_override(argument)
     except HydraException as error:
         if "=" not in argument:
             raise ConfigError(f"{argument!r} is not understood: write key=value, or --help") from error
         raise ConfigError(
-            f"{argument!r} is not understood: quote a value with special characters, \"key='value'\""
+            f"{argument!r} is not understood: a quote in it does not end, or the key has characters that no key has; "
+            "write key=value, with quotes inside of the shell's as \"key='value'\""
         ) from error
 
 

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 
 from mwa_lightning.cli.menu import group_options
+from mwa_lightning.cli.overrides import parse_override, to_type
 from mwa_lightning.errors import ConfigError
 
 
@@ -27,11 +28,13 @@ def parse(arguments: Iterable[str]) -> list[Override]:
     overrides = []
     for argument in arguments:
         try:
-            overrides += parser.parse_overrides([argument])
+            # With a comma it is not known which values are meant: quotes would say.
+            overrides += parser.parse_overrides([argument]) if "," in argument else [parse_override(argument, parser)]
         except HydraException as error:
+            quotes = f"; where the commas belong to one value, type {to_type(argument)}" if "," in argument else ""
             raise ConfigError(
                 f"{argument!r} is not understood: key=value or group=choice, several values as a,b or range(1,4), for "
-                "mwa-tune also as interval(1e-4,1e-2) or tag(log,interval(1e-4,1e-2))"
+                f"mwa-tune also as interval(1e-4,1e-2) or tag(log,interval(1e-4,1e-2)){quotes}"
             ) from error
         if isinstance(value := overrides[-1]._value, RangeSweep) and not value.step:
             raise ConfigError(f"{argument}: the step of range(from, to, step) is 0")

@@ -57,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compose(arguments: list[str]) -> DictConfig:
     from mwa_lightning.cli.composing import compose_command
+    from mwa_lightning.cli.menu import groups_of
 
+    of_training = groups_of("train").keys() - groups_of("prepare").keys()
+    for argument in arguments:
+        if argument.lstrip("+").partition("=")[0].partition(".")[0] in of_training:
+            raise ConfigError(f"{argument}: mwa-prepare looks at data alone; leave out what is of mwa-train")
     return compose_command("prepare", arguments)
 
 
@@ -72,9 +77,11 @@ def _execute(config: DictConfig) -> None:
 
 
 def _prepare(config: DictConfig, signals: Breaking) -> None:
-    from mwa_lightning.cli.consistency import BUILT_IN, check_data
+    from mwa_lightning.cli.consistency import BUILT_IN, check_data, check_task
 
     check_data(config)
+    if "task" in config:
+        check_task(config)
     layout = config.data.layout
     if layout in BUILT_IN and config.data.shards is None:
         _make_scenes(config)

@@ -364,6 +364,25 @@ def check_values(config: DictConfig) -> None:
                 raise ConfigError(f"{key}={shown}: {error}") from error
 
 
+def as_typed(key: str, value: Any, typed: str) -> Any:
+    """What was typed where a key wants a text and the grammar made something else of it: of 007, 1e3, true, [a]."""
+    if isinstance(value, str) or value is None or key not in RULES:
+        return value
+    try:
+        text = RULES[key]("1e3")  # which no rule for numbers takes
+        if isinstance(value, list | dict):
+            RULES[key](OmegaConf.create(value))
+            return value
+    except ValueError:
+        if not isinstance(value, list | dict):
+            return value
+        try:
+            text = RULES[key](typed)
+        except ValueError:
+            return value
+    return typed if isinstance(text, str) else value
+
+
 def _has(config: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config

@@ -305,10 +305,17 @@ def prepare_scenes(root: Path, *, domain: str, layout: str = "scenes") -> None:
         return
     from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
 
-    if layout == "scenes":
-        write_scenes(root, domain=domain, **SCENES)
-    else:
-        write_scenes_nlvr2(root, domain=domain, **SCENES_NLVR2)
+    try:
+        if layout == "scenes":
+            write_scenes(root, domain=domain, **SCENES)
+        else:
+            write_scenes_nlvr2(root, domain=domain, **SCENES_NLVR2)
+    except DataError as error:
+        if not root.is_relative_to(cache_folder()):
+            raise
+        raise DataError(
+            f"{error}: data.root=DIR, or the environment variable MWA_CACHE=DIR for all that is made anew"
+        ) from error
 
 
 def cache_folder() -> Path:

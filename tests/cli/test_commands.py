@@ -54,7 +54,7 @@ MISTAKES = [
     ("mwa-train", "optim.lr=range(1,3)", ["--multirun", "one value"]),
     ("mwa-train", "~optim.lr", ["cannot be removed"]),
     ("mwa-train", "nonsense", ["'nonsense'", "key=value"]),
-    ("mwa-train", "run_dir=a[b", ["quote"]),
+    ("mwa-train", "run_dir='a", ["a quote in it does not end"]),
     ("mwa-train", "data.root=${nowhere}", ["cannot be resolved", "nowhere"]),
     ("mwa-train", "optim.lr=-1", ["optim.lr=-1", "above 0"]),
     ("mwa-train", "optim.lr=fast", ["optim.lr=fast", "above 0"]),
@@ -115,7 +115,7 @@ MISTAKES = [
     ("mwa-prepare", "data=nlvr2 data.root=.", ["data=nlvr2 is not made here", "data=scenes_nlvr2", "check=true"]),
     ("mwa-prepare", "data=jsonl data.classes=[a]", ["data.classes=['a']", "two classes or more"]),
     ("mwa-prepare", "check=maybe", ["true or false"]),
-    ("mwa-prepare", "adapter=mwa", ["'adapter'"]),
+    ("mwa-prepare", "adapter=mwa", ["mwa-prepare looks at data alone"]),
 ]
 
 

@@ -76,7 +76,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ("optim.lr=1,2 tune.prunner=none", ["Did you mean tune.pruner?"]),
         ("optim.lr=1,2 run_dir=taken", ["no multirun.yaml"]),
         ("optim.lr=1,2 run_dir=sweep", ["mwa-train --multirun", "another folder"]),
-        ("optim.lr=[1", ["'optim.lr=[1'", "not understood"]),
+        ("optim.lr='[1", ["'[1", "not understood"]),
     ],
 )
 def test_tune__refused_before_anything_is_made(
