@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
-from mwa_lightning.report.terminal import say
+from mwa_lightning.report.terminal import complain, deliver, open_streams
 from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
     alone = argv is None  # a process of its own, which ends with the command
+    if alone:
+        open_streams()
     if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
     if alone and command.listens:
@@ -57,7 +59,7 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
         return _report(command, error, debug=debug)
     except (KeyboardInterrupt, Interrupted) as interrupted:
         if rank_of_process() == 0:
-            print(f"{command.name}: {str(interrupted) or 'interrupted'}", file=sys.stderr)
+            complain(f"{command.name}: {str(interrupted) or 'interrupted'}")
         return Interrupted.exit_code
     return 0
 
@@ -71,15 +73,13 @@ def _report(command: Command, error: Exception, *, debug: bool) -> int:
         return report(error, rank=rank)
     if isinstance(error, UserError):
         if debug:
-            traceback.print_exc()
+            complain(traceback.format_exc())
         label = "" if isinstance(error, Stopped) else "error: "
-        print(f"{command.name}: {label}{error}", file=sys.stderr)
+        complain(f"{command.name}: {label}{error}")
         return error.exit_code
-    traceback.print_exc()
-    print(
-        f"{command.name}: error: unexpected {type(error).__name__}, a defect of mwa_lightning; "
-        "its traceback stands above",
-        file=sys.stderr,
+    complain(
+        f"{traceback.format_exc()}{command.name}: error: unexpected {type(error).__name__}, a defect of mwa_lightning; "
+        "its traceback stands above"
     )
     return 1
 
@@ -97,11 +97,11 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     if "--help" in flags:
         from mwa_lightning.cli.help import help_text
 
-        say(help_text(command))
+        deliver(help_text(command))
     elif "--version" in flags:
         from mwa_lightning import __version__
 
-        say(__version__)
+        deliver(__version__)
     elif "--multirun" in flags:
         if command.sweep is None:
             raise ConfigError("--multirun: only mwa-train has it")
@@ -111,7 +111,7 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
         if "--cfg job" in flags:
             from omegaconf import OmegaConf
 
-            say(OmegaConf.to_yaml(config).rstrip())
+            deliver(OmegaConf.to_yaml(config).rstrip())
         elif signals.interrupted:
             raise Interrupted  # again: a library has swallowed it
         else:

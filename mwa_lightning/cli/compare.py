@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError, StorageError
-from mwa_lightning.report.terminal import say
+from mwa_lightning.report.terminal import deliver
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -60,7 +60,7 @@ def _execute(config: DictConfig) -> None:
     rows = table(runs, figures=config.figures, sort=config.sort, exact=config.format == "csv")
     text = as_csv(rows) if config.format == "csv" else as_markdown(rows)
     if config.output is None:
-        say(text, end="")
+        deliver(text, end="")
         return
     output = Path(config.output)
     if not output.parent.is_dir():
@@ -74,10 +74,15 @@ def _execute(config: DictConfig) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a whole file, the one that a link leads to; a device or a pipe is written to as it is."""
+    """Write a whole new file; an empty one, a device or a pipe is written to as it is.
+
+    Raises ConfigError if there is a file: whether it may go is not for us to say.
+    """
     from mwa_lightning.training.run_directory import write_atomically
 
-    if path.exists() and not path.is_file():
+    if path.is_file() and path.stat().st_size:
+        raise ConfigError(f"output={path}: is there already; remove it, or give another file")
+    if path.exists():
         with path.open("wb") as file:
             file.write(content)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwa_lightning.errors import ConfigError, UserError
-from mwa_lightning.report.terminal import say
+from mwa_lightning.report.terminal import deliver, say
 from mwa_lightning.training.signals import end_if_held_back
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
             given.run(job).check(config)
     if show_only:
         for job in jobs:
-            say(f"{job.number}: {shlex.join(job.overrides)}")
+            deliver(f"{job.number}: {shlex.join(job.overrides)}")
         return
     with new_folder(configs, kind="multirun") if given is None else nullcontext(given) as folder:
         launcher = make_launcher(settings, folder, configs)

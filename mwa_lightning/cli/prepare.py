@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mwa_lightning.cli.command import Command, run
 from mwa_lightning.errors import ConfigError, DataError, Stopped
-from mwa_lightning.report.terminal import say
+from mwa_lightning.report.terminal import deliver, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -139,7 +139,7 @@ def _inspect(config: DictConfig, signals: Breaking) -> None:
 
     with signals.noting():
         report = inspect(_options(config), workers=config.data.num_workers, follow=_follow(signals))
-    say(format_report(report))
+    deliver(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")
 

@@ -21,6 +21,7 @@ from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sources import Source, source_of
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard, MissingImage
+from mwa_lightning.data.worker_processes import end_with_parent
 from mwa_lightning.errors import DataError
 from mwa_lightning.whole_files import file_sha256
 
@@ -217,6 +218,7 @@ def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[
 
 def _take_reader(reader: ImageReader) -> None:
     """Keep the reader in a process of the pool: with an index of shards it is large, and no part of a task."""
+    end_with_parent()
     global _reader
     _reader = reader
 

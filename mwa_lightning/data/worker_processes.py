@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Seconds that a process may take to begin, of one try after the other. It is forked, so it takes no more than a moment.
 _PATIENCE = (20.0, 40.0, 80.0)
+_LOOK = 1.0  # seconds between two looks whether the parent is there
 
 
 class WorkerProcess(ForkProcess):
@@ -67,13 +69,14 @@ class WorkerContext(ForkContext):
 def begin(worker_id: int) -> None:
     """Say that a loading process has begun, and leave signals to its parent; a `worker_init_fn`.
 
-    It ignores Ctrl-C, SIGUSR1, SIGUSR2, and SIGTERM unless its parent sends it: a terminal signals all processes of a
-    command, SLURM a whole tree of them, and a run whose loading processes are gone fails in mid-step.
+    It ignores Ctrl-C, SIGHUP, SIGUSR1, SIGUSR2, and SIGTERM unless its parent sends it: a terminal signals all
+    processes of a command, SLURM a whole tree of them, and a run whose loading processes are gone fails in mid-step.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    if hasattr(signal, "sigtimedwait"):  # not on macOS, where SIGTERM ends it whoever sends it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    end_with_parent()
     sys.excepthook = _unless_parent_left
     process = multiprocessing.current_process()
     assert isinstance(process, WorkerProcess)
@@ -86,9 +89,22 @@ def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: 
         sys.__excepthook__(kind, error, trace)
 
 
-def _wait_for_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def end_with_parent() -> None:
+    """Have this process end when its parent asks for it by SIGTERM, where that is blocked, or is gone, however it went.
+
+    A killed parent tells nobody, and its children keep the pipes open that they would wait at for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_wait_for_parent, args=(parent.pid,), daemon=True).start()
+
+
+def _wait_for_parent(parent: int | None) -> None:
+    while os.getppid() == parent:
+        if not hasattr(signal, "sigtimedwait") or signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            time.sleep(_LOOK)
+        elif (told := signal.sigtimedwait({signal.SIGTERM}, _LOOK)) is not None and told.si_pid == parent:
+            break
     os._exit(0)
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mwa_lightning.report.terminal import say
+
 SECONDS = 30.0  # between two lines
 
 
@@ -58,7 +60,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         nonlocal done
         done += 1
         if line := clock.line(done):
-            print(f"{what}: {line}", flush=True)
+            say(f"{what}: {line}")
 
     yield advance
 

@@ -35,6 +35,7 @@ from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from mwa_lightning.errors import ConfigError, ConnectionLost, ProcessFailed, UserError
+from mwa_lightning.report.terminal import complain
 from mwa_lightning.training.reduction import mean_in_order_of_ranks
 from mwa_lightning.training.signals import held_back
 from mwa_lightning.training.slurm import Step, step
@@ -357,6 +358,5 @@ class _Observer(threading.Thread):
             failed = self._processes.failed(patience=0)
             if failed is not None and not stopped.wait(2 * _PATIENCE):
                 self._processes.stop()
-                with contextlib.suppress(OSError):
-                    print(f"error: {failed}", file=sys.stderr, flush=True)
+                complain(f"error: {failed}")
                 os._exit(failed.exit_code)

@@ -58,8 +58,7 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
                 f"resume={began} again"
             )
     if origin is not None and not is_foreign(origin, run.checkpoints) and not restarted():
-        with contextlib.suppress(OSError):  # of somebody else's file, which stays the older one
-            origin.touch()  # should SLURM start this job again: what is newer was saved since
+        _note_going_back(origin)
     return started
 
 
@@ -90,14 +89,24 @@ def find_checkpoint(config: DictConfig, files: CheckpointFiles, trained: Iterabl
     return path
 
 
-def _saved_since(path: Path) -> bool:
-    """Whether a run has saved since `check_resume` noted that it goes back to one of its own checkpoints."""
+def _note_going_back(path: Path) -> None:
+    """Note that a run goes back to one of its own checkpoints, should SLURM start this job again.
+
+    It gets the time of the last one. What is saved since has another, whatever becomes of the clock.
+    """
     last = path.with_name(LAST)
-    return not path.is_file() or (last.is_file() and _changed(path) <= _changed(last))
+    with contextlib.suppress(OSError):  # there is no last one; or it is somebody else's file, and counts as saved since
+        os.utime(path, ns=(path.stat().st_atime_ns, _changed(last)))
+
+
+def _saved_since(path: Path) -> bool:
+    """Whether a run has saved since it was noted that it goes back to one of its checkpoints, or that is its last."""
+    last = path.with_name(LAST)
+    return path == last or not path.is_file() or (last.is_file() and _changed(path) != _changed(last))
 
 
 def _changed(path: Path) -> int:
-    """When a file was written or touched. It is opened, so that a network disk says what others have done."""
+    """The time of a file. It is opened, so that a network disk says what others have done."""
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns
 

@@ -20,6 +20,7 @@ import mwa_lightning
 from mwa_lightning.errors import ConfigError, Interrupted, StorageError, TrainingError, UserError, shorten
 from mwa_lightning.made import in_directory, is_made, make_directory, note_made, remove_made
 from mwa_lightning.plain_files import read_yaml
+from mwa_lightning.report.terminal import complain
 from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.run_lock import RunLock
 from mwa_lightning.whole_files import whole_file
@@ -214,7 +215,7 @@ class LogFile(logging.FileHandler):
         """Say what is wrong, without the traceback that logging would print."""
         if not self._told:
             self._told = True
-            print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
+            complain(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})")
 
 
 @contextmanager

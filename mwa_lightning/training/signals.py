@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and end: SIGTERM, and the one that SLURM sends ahead of a time limit.
+"""Signals that ask a run to save and end: SIGTERM, SIGHUP, and the one that SLURM sends ahead of a time limit.
 
 A handler may run anywhere, in mid-step and in mid-save, so it only notes the signal. The run looks at places where it
 can end: between the parts of the set-up, between two steps, between two batches of an evaluation. Where there is
@@ -21,7 +21,8 @@ from mwa_lightning.errors import Interrupted, Stopped
 
 # What SLURM may be told to send (`sbatch --signal`): users have these for themselves.
 REQUEUE_SIGNALS = ("USR1", "USR2")
-_ALL = (signal.SIGINT, signal.SIGTERM, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
+# A terminal that is closed sends SIGHUP; `nohup` has it ignored, and it stays so.
+_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *(signal.Signals[f"SIG{name}"] for name in REQUEUE_SIGNALS))
 
 # Seconds until a signal is tried again that came where nothing can be raised.
 _SOON = 0.01
@@ -98,14 +99,16 @@ class Breaking(Signals):
 
 @contextmanager
 def listening(requeue_signal: str, signals: Signals | None = None) -> Iterator[Signals]:
-    """Note SIGTERM and SIG<requeue_signal> in place of dying of them; for the main thread of a command.
+    """Note SIGTERM, SIGHUP and SIG<requeue_signal> in place of dying of them; for the main thread of a command.
 
-    Ctrl-C raises Interrupted, or is noted, as the signals say. Afterwards the two are ignored: a process whose work is
-    done and that is about to end must not die of one, or SLURM would count a finished job as failed. A program that
+    Ctrl-C raises Interrupted, or is noted, as the signals say. Afterwards the others are ignored: a process whose work
+    is done and that is about to end must not die of one, or SLURM would count a finished job as failed. A program that
     goes on has its handlers `put_back`.
     """
     signals = signals or Signals()
-    numbers = (signal.SIGTERM, signal.Signals[f"SIG{requeue_signal}"])
+    numbers = [signal.SIGTERM, signal.Signals[f"SIG{requeue_signal}"]]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     for number in numbers:
         signal.signal(number, signals.note)
     try:

@@ -14,6 +14,7 @@ import traceback
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.errors import Interrupted, Stopped, UserError
+from mwa_lightning.report.terminal import complain, open_streams
 from mwa_lightning.training.signals import listening
 
 # The first process ends its workers as soon as it fails itself: what all of them meet is said once, by it.
@@ -47,7 +48,7 @@ def end_with(first: int, rank: int) -> None:
     """End this process with the first, should that be killed: on cards, where nobody tells, one waits for minutes."""
     while os.getppid() == first:
         time.sleep(_COURTESY / 4)  # before `report` has something to say of a lost connection
-    print(f"rank {rank}: error: the first process of the run was killed", file=sys.stderr, flush=True)
+    complain(f"rank {rank}: error: the first process of the run was killed")
     os._exit(1)
 
 
@@ -59,11 +60,12 @@ def report(error: Exception, *, rank: int) -> int:
     if isinstance(error, UserError):
         said = f"error: {' '.join(str(error).split())}"
     time.sleep(_COURTESY)
-    print("".join(f"rank {rank}: {line}\n" for line in said.splitlines()), file=sys.stderr, end="")
+    complain("\n".join(f"rank {rank}: {line}" for line in said.splitlines()))
     return error.exit_code if isinstance(error, UserError) else 1
 
 
 if __name__ == "__main__":
+    open_streams()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -44,12 +44,20 @@ def test_compare__exact_csv_to_a_file(runs: Path, elsewhere: Path, capsys: pytes
     )
 
 
-def test_compare__output_that_is_a_link_or_a_pipe_stays_one(runs: Path, elsewhere: Path) -> None:
+def test_compare__output_that_is_a_link_or_a_pipe_stays_one(
+    runs: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (elsewhere / "link").symlink_to("table.md")
     assert compare.main(["runs", "output=link"]) == 0
     assert (elsewhere / "link").is_symlink()
     text = (elsewhere / "table.md").read_text()
     assert "| 1 | 0.2 |" in text
+    assert compare.main(["runs", "output=link", "format=csv"]) == 2
+    assert "/link: is there already; remove it, or give another file" in capsys.readouterr().err
+    assert (elsewhere / "table.md").read_text() == text
+    (elsewhere / "empty").touch(mode=0o600)
+    assert compare.main(["runs", "output=empty"]) == 0
+    assert (elsewhere / "empty").read_text() == text
     os.mkfifo(elsewhere / "pipe")
     reader = os.open(elsewhere / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     assert compare.main(["runs", "output=pipe"]) == 0

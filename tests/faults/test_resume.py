@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -127,7 +128,9 @@ def test_auto__a_run_killed_before_its_first_file(
 ) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / ".config.yaml.4711").write_text("half")
+    token = "0123456789abcdef"
+    (run / ".lock").write_text(json.dumps({"token": token}))
+    (run / f".config.yaml.{token}").write_text("half")
     assert train(f"run_dir={run}") == 0
     assert left_by(run) == left_by(whole)
     assert not [path for path in run.rglob(".*") if path.is_file()]
