@@ -152,8 +152,7 @@ def spoil(root: Path, to: Path) -> str:
     "options",
     [
         (),
-        ("data.num_workers=1", "logger=tensorboard", "training.zero_shot=true"),
-        ("logger=wandb", "logger.mode=offline"),
+        ("data.num_workers=1", "training.zero_shot=true"),
     ],
     ids=lambda options: options[0] if options else "plain",
 )
@@ -174,6 +173,20 @@ def test_bad_picture__before_the_first_checkpoint_nothing_is_left(
     (elsewhere / "runs").mkdir()
     assert train(bad, *once, "run_dir=runs") == 2
     assert list((elsewhere / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("logger", [("logger=tensorboard",), ("logger=wandb", "logger.mode=offline"), ()])
+def test_bad_picture__what_others_have_made_keeps_the_directory(
+    logger: tuple[str, ...], data_root: Path, tmp_path: Path, train: Train, disturbed: Disturbed, happening: Happen
+) -> None:
+    """A logger's files, or a person's: all of it stays, and once the picture is mended the run goes on there."""
+    bad, notes = spoil(data_root, tmp_path / "pictures"), disturbed.run / "checkpoints" / "notes.txt"
+    with happening("epoch 1: training", (lambda: None) if logger else (lambda: notes.write_text("dear"))):
+        disturbed.fails(bad, "training.checkpoint_every_n_steps=null", *logger)
+    assert (disturbed.run / "config.yaml").is_file()
+    assert logger or notes.read_text() == "dear"
+    disturbed.ends(f"data.root={data_root}", *logger)
+    assert logger or notes.read_text() == "dear"
 
 
 def test_bad_picture__an_earlier_start_keeps_its_directory(
