@@ -72,9 +72,11 @@ def begin(run: RunDirectory, inputs: Provenance) -> None:
 
     Raises ConfigError as `check_inputs`.
     """
-    if run.provenance.is_file() or run.metrics.is_file() or any(run.checkpoints.glob("*.ckpt")):
+    # An earlier start that has left neither, such as one that met a bad picture, has nothing to be mixed up with.
+    begun = run.metrics.is_file() or any(run.checkpoints.glob("*.ckpt"))
+    if begun:
         check_inputs(run, inputs)
-    if not run.provenance.is_file():
+    if not begun or not run.provenance.is_file():
         write(run, inputs, {})
 
 

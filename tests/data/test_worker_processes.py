@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,3 +127,52 @@ def test_begin__parent_that_leaves_in_mid_batch(
     process.join()
     assert process.exitcode == 0
     assert (type(error).__name__ in capfd.readouterr().err) == told
+
+
+# A command whose children wait for work, which they say their numbers of before.
+KILLED = """
+import multiprocessing, sys, time
+from mwa_lightning.data import worker_processes
+from torch.utils.data import DataLoader
+
+if sys.argv[1] == "loader":
+    class Slow(list):
+        def __getitem__(self, index):
+            return bytes(2_000_000)
+    loader = DataLoader(
+        Slow(range(100)), num_workers=2, worker_init_fn=worker_processes.begin, prefetch_factor=20, batch_size=None,
+        multiprocessing_context=worker_processes.WorkerContext(),
+    )
+    batches = iter(loader)
+    next(batches)
+else:
+    from concurrent.futures import ProcessPoolExecutor
+    from mwa_lightning.data.inspection import _take_reader
+    pool = ProcessPoolExecutor(
+        2, mp_context=multiprocessing.get_context("fork"), initializer=_take_reader, initargs=(None,)
+    )
+    list(pool.map(abs, range(10)))
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("kind", ["loader", "pool"])
+def test_killed_parent__leaves_no_process_behind(kind: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, kind], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        children = [int(number) for number in process.stdout.readline().split()]
+        assert len(children) == 2
+        process.kill()
+    end = time.monotonic() + 30
+    while alive := [child for child in children if _lives(child)]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.05)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process is there, and not one that has ended and that nobody waits for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -175,7 +175,7 @@ def test_bad_picture__before_the_first_checkpoint_nothing_is_left(
     assert list((elsewhere / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize("logger", [("logger=tensorboard",), ("logger=wandb", "logger.mode=offline"), ()])
+@pytest.mark.parametrize("logger", [("logger=tensorboard",), ()], ids=["tensorboard", "notes"])
 def test_bad_picture__what_others_have_made_keeps_the_directory(
     logger: tuple[str, ...], data_root: Path, tmp_path: Path, train: Train, disturbed: Disturbed, happening: Happen
 ) -> None:
