@@ -82,13 +82,19 @@ def find_columns(
     image = named.image or look.image()
     captions = named.captions or look.captions(image)
     split = named.split or look.split(image, captions)
+    if image is None and table.bytes_columns:
+        problems.add(
+            "pictures in a table",
+            f"{table.file} holds the pictures themselves ({shorten(table.bytes_columns)}), which are not read from "
+            "there: write each into a file, and the paths of these into a column",
+        )
+        return None
     if image is None or not captions:
         what = "pictures" if image is None else "captions"
-        held = f", {shorten(table.bytes_columns)} holding bytes" if table.bytes_columns else ""
         kind = "has the columns" if table.has_header else "has no header, and columns"
         problems.add(
             "unknown columns",
-            f"{table.file} {kind} {shorten(table.columns, 12)}{held}: say which holds the {what} by "
+            f"{table.file} {kind} {shorten(table.columns, 12)}: say which holds the {what} by "
             f"{look.proposal(image, captions, split)}"
             + ("" if table.has_header else ", and put quotes around captions that have the delimiter in them"),
         )

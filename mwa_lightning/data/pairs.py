@@ -118,7 +118,8 @@ def _entries(
     """The rows of a table; what is wrong with one is in it, to be told when its split is known."""
     if table.file.is_dir():
         for path, where, captions, split in read_text_beside(table.file, problems):
-            yield _entry(where, path, captions, split, [])
+            empty = [] if captions else [("caption without words", f"{where} has no caption: write it, or remove it")]
+            yield _entry(where, path, captions, split, empty)
         return
     problems.split = table.split
     opened = open_table(table.file, wanted=_WANTED, known=KNOWN, problems=problems)
@@ -134,9 +135,13 @@ def _entries(
     found = find_columns(opened, start, given=columns, is_picture=is_picture, problems=problems)
     if found is None:
         return
-    problems.took(
-        f"{table.file}: {opened.read_as}; {_described(found, opened.has_header)}, {_splits_from(table, found)}"
-    )
+    if alone and found.split is not None:
+        table = table._replace(split=None)
+        problems.split = None
+    unused = [name for name in opened.columns if name not in (found.image, *found.captions, found.split)]
+    parts = [opened.read_as, f"{_described(found, opened.has_header)}, {_splits_from(table, found)}"]
+    parts += [f"not used: {shorten(unused, 8)}"] if unused else []
+    problems.took(f"{table.file}: {'; '.join(parts)}")
     for row in chain(start, opened.rows):
         yield from _of_row(row, found, table, problems)
     problems.split = None

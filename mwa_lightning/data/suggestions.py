@@ -44,8 +44,10 @@ def picture_meant(path: str, folder: Path, data_root: Path | None) -> str | None
                     return f"{found} is in {base}: set data.images={os.path.relpath(base, root)}"
                 reason = why or _difference(tail, found)
                 if cut:
-                    cut_off = f"{'/' if written.startswith('/') else ''}{'/'.join(parts[:cut])}/"
-                    reason = f"cut {cut_off!r} off the paths in the annotations"
+                    end = len("/".join(tail))
+                    same = given.replace("\\", "/").endswith("/".join(tail))
+                    reason = f"cut {given[:-end] if same else written[:-end]} off the paths in the annotations"
+                    reason += ", and write / in place of \\" if "\\" in given else ""
                     if base != folder:
                         reason += f" and set data.images={os.path.relpath(base, root)}"
                 return f"there is {base / found}: {reason}"

@@ -116,3 +116,10 @@ def test_find_columns__as_the_user_says() -> None:
     assert find(columns, [row], given={"caption": "bar", "split": "part"}) == Columns("image", ("bar",), "part")
     with pytest.raises(ConfigError, match=r"data\.columns: t\.csv has no column 'nope' for caption; it has foo, "):
         find(columns, [row], given={"image": "foo", "caption": "nope"})
+
+
+def test_find_columns__pictures_in_the_table_itself() -> None:
+    record = Line(1, {"caption": "a dog"}, "t.parquet: row 1")
+    table = Table(Path("t.parquet"), "Parquet", ("caption",), True, iter([record]), ("image",))
+    with pytest.raises(DataError, match=r"t\.parquet holds the pictures themselves \(image\), which are not read"):
+        find_columns(table, [record], given=None, is_picture=bool, problems=Problems())

@@ -267,7 +267,8 @@ def test_read_pairs__table_of_another_split_than_its_column(tmp_path: Path) -> N
         (tmp_path / name).write_text("image,caption,split\na.jpg,x,train\n")
     with pytest.raises(DataError, match=r"val\.csv: line 2 \(a\.jpg\) is of the split 'train' in the table of val"):
         read_pairs(given_tables(tmp_path, ["train.csv", "val.csv"]), store=PictureFolder(tmp_path), problems=Problems())
-    assert list(_read_table(tmp_path / "val.csv")) == ["train"]  # alone, its column says
+    alone = read_pairs(given_tables(tmp_path, "val.csv"), store=PictureFolder(tmp_path), problems=Problems())
+    assert list(alone) == ["train"]  # its column says more than its name
 
 
 def test_read_pairs__texts_beside_pictures(tmp_path: Path) -> None:
@@ -278,7 +279,11 @@ def test_read_pairs__texts_beside_pictures(tmp_path: Path) -> None:
     (tmp_path / "val" / "d.png").touch()
     (tmp_path / "val" / "d.json").write_text('{"caption": "four", "url": "http://x"}')  # img2dataset's
     (tmp_path / "val" / "e.png").touch()
-    problems = Problems()
+    (tmp_path / "val" / "f.png").touch()
+    (tmp_path / "val" / "f.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"val/f\.txt has no caption"):
+        read_pairs([TableFile(tmp_path)], store=PictureFolder(tmp_path), problems=Problems())
+    problems = Problems(skip_rows=1, skip_in_evaluation=True)
     splits = read_pairs([TableFile(tmp_path)], store=PictureFolder(tmp_path), problems=problems)
     assert _content(splits, tmp_path) == {
         "train": [("train/a.JPG", "one"), ("train/a.JPG", "two"), ("train/b.JPG", "three")],

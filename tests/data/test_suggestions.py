@@ -24,7 +24,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     ("there", "path", "images", "says"),
     [
         ("images/1.jpg", r"images\1.jpg", "", "images/1.jpg: write / in place of \\ in the annotations"),
-        ("a/b/1.jpg", r"C:\data\a\b\1.jpg", "", "a/b/1.jpg: cut 'data/' off the paths in the annotations"),
+        ("a/b/1.jpg", r"C:\data\a\b\1.jpg", "",
+         "a/b/1.jpg: cut C:\\data\\ off the paths in the annotations, and write / in place of"),
         ("IMG_1.JPG", "img_1.jpg", "", "IMG_1.JPG: write it so in the annotations"),
         ("Images/1.jpg", "images/1.jpg", "", "Images/1.jpg: write it so in the annotations"),
         ("1.jpg", "1", "", "1.jpg: add its suffix in the annotations"),
@@ -35,7 +36,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         ("images/1.jpg", "images/1.jpg", "annotations", ": set data.images=."),
         ("Images/1.jpg", "1.jpg", "", ": set data.images=Images"),
         ("images/1.jpg", "images/1.jpg", "images", ": set data.images=."),
-        ("images/1.jpg", "/home/other/set/images/1.jpg", "", "1.jpg: cut '/home/other/set/' off the paths"),
+        ("images/1.jpg", "/home/other/set/images/1.jpg", "", "1.jpg: cut /home/other/set/ off the paths"),
     ],
 )  # fmt: skip
 def test_picture_meant(tmp_path: Path, there: str, path: str, images: str, says: str) -> None:
