@@ -105,7 +105,7 @@ def read_delimited(
         if len(sample) == _SAMPLE_LINES or characters > _SAMPLE_CHARACTERS:
             break
     if sample and (told := re.fullmatch(r'"?sep=(.)"?', sample[0].text.strip())):  # Excel's own way to say it
-        return _table(file, told[1], sample[1:], lines, problems)
+        return _table(file, told[1], sample[1:], lines, known, problems)
     scores = {part: _score(part, sample, file.suffix.lower(), known) for part in DELIMITERS}
     best = max(scores, key=lambda part: scores[part])
     if scores[best] <= _NOTHING:
@@ -116,7 +116,7 @@ def read_delimited(
                 "semicolons or commas",
             )
         return None
-    return _table(file, best, sample, lines, problems)
+    return _table(file, best, sample, lines, known, problems)
 
 
 def folded(name: str) -> str:
@@ -153,16 +153,18 @@ def _score(part: str, sample: list[TextLine], suffix: str, known: Collection[str
 
 
 def _table(
-    file: Path, part: str, sample: list[TextLine], lines: Iterator[TextLine], problems: Problems
+    file: Path, part: str, sample: list[TextLine], lines: Iterator[TextLine], known: Collection[str], problems: Problems
 ) -> Delimited | None:
     plain, backslash = (_Quoting(part, backslash=escaped) for escaped in (False, True))
     quotings = (plain, backslash)
     if any('\\"' in line.text for line in sample) and _fitting(backslash, sample) >= _fitting(plain, sample):
         quotings = (backslash, plain)
     rows = [row for row in _logical_rows(iter(sample), part, quotings, None) if isinstance(row, Cells)]
-    # of widths that come equally often the first row's, since that may be the header
+    # Of widths that come equally often the first row's, since that may be the header; a header says it in any case.
     widths = Counter(len(row.cells) for row in rows if any(row.cells)).most_common(1)
     width = widths[0][0] if widths else 0
+    if rows and len({folded(cell) for cell in rows[0].cells} & set(known)) > 1:
+        width = len(rows[0].cells)
     if width > MOST_COLUMNS:
         problems.add("no columns", f"{file} has {width:,} columns: a table of pictures has a few")
         return None

@@ -100,16 +100,15 @@ def _of_cells(
 
 def _is_header(rows: list[Cells], known: Collection[str]) -> bool:
     """Whether the first row names columns: by names that are known, or because the others look otherwise."""
-    if any(map(names_picture, rows[0].cells)):
+    first = rows[0].cells
+    if any(map(names_picture, first)):
         return False
-    if any(folded(cell) in known for cell in rows[0].cells):
-        return True
-    for place, cell in enumerate(rows[0].cells):
-        column = [row.cells[place] for row in rows[1:]]
-        for looks in (names_picture, str.isdecimal):
-            if column and not looks(cell) and sum(map(looks, column)) * 2 > len(column):
-                return True
-    return False
+    columns = [[row.cells[place] for row in rows[1:]] for place in range(len(first))]
+    for looks in (names_picture, str.isdecimal):
+        for cell, column in zip(first, columns, strict=True):
+            if column and 2 * sum(map(looks, column)) > len(column):
+                return not looks(cell)
+    return any(folded(cell) in known for cell in first)
 
 
 def _json(file: Path, first: str, encoding: Encoding, wanted: str, known: Collection[str], problems: Problems) -> Table:

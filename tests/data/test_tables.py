@@ -101,6 +101,7 @@ def test_open_table__captions_full_of_commas(tmp_path: Path, delimiter: str, hea
         ("image,caption\na.jpg,one\nb.jpg\nc.jpg,three\n", ["a.jpg", "c.jpg"], "line 3 has 1 cells where 2 are wanted"),
         ("image,caption\na.jpg,one\nb.jpg,two, more\nc.jpg,three\n", ["a.jpg", "c.jpg"],
          "line 3 has 3 cells where 2 are wanted (one with a comma in it needs quotes)"),
+        ("image,caption\na.jpg,one\nb.jpg,two, more, or less\n", ["a.jpg"], "line 3 has 4 cells where 2 are wanted"),
         ('image,caption\na.jpg,one\nb.jpg,"two\nc.jpg,three\nd.jpg,"four"\n', ["a.jpg", "c.jpg", "d.jpg"],
          "line 3 opens a quote that nothing closes"),
         ('image,caption\na.jpg,one\nb.jpg,"two" more\nc.jpg,three\n', ["a.jpg", "c.jpg"],
@@ -149,6 +150,7 @@ def test_open_table__quotes_and_what_looks_like_them(tmp_path: Path, content: st
         ("Image Path,x\n1,a\n", True),  # a known name
         ("1.jpg,caption\n2.jpg,b\n", False),
         ("1,a\n2,b\n", False),
+        ("1,caption\n2,a dog\n3,b\n", False),  # a caption of one word, which is also a usual name
     ],
 )
 def test_open_table__header(tmp_path: Path, content: str, header: bool) -> None:
