@@ -133,8 +133,11 @@ def others_in(folder: Path, held: Held | None = None) -> list[Path]:
     if held is not None:
         content = _content(held.file)
     else:
-        with open_file(path) as file:
-            content = _content(file.fileno())
+        try:
+            with open_file(path) as file:
+                content = _content(file.fileno())
+        except FileNotFoundError:  # its holder has ended since
+            return others_in(folder)
     token = _known(content).get(_TOKEN)
     if token is None and content:  # of one that was killed before it left word it is empty
         return there

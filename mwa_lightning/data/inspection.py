@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.long_work import Follow, unseen
 from mwa_lightning.data.problems import Problem, Problems
@@ -22,13 +24,14 @@ from mwa_lightning.data.sources import Source, source_of
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard, MissingImage
 from mwa_lightning.data.worker_processes import end_with_parent
-from mwa_lightning.errors import DataError
+from mwa_lightning.errors import DataError, one_line
 from mwa_lightning.whole_files import file_sha256
 
 AnySplit = RetrievalSplit | StatementSplit
 
 _SPLITS = ("train", "val", "test")
 _IMAGES_A_TASK = 64
+_ONE_COLOUR = 16  # of 255: what compression makes of one, and 12 bits in 16
 _reader: ImageReader  # of a process of the pool
 
 
@@ -50,8 +53,7 @@ class _Look(NamedTuple):
     """A digest of an image's pixels, which tells it in whatever file, or what is wrong with it."""
 
     digest: bytes | None = None
-    transparent: bool = False
-    outside: bool = False
+    seen: tuple[str, ...] = ()
     problem: Problem | None = None
 
 
@@ -103,14 +105,7 @@ def inspect(data: Mapping[str, Any], *, workers: int = 0, follow: Follow = unsee
     for message in source.store.damage(thorough=True, follow=follow):
         problems.add("damaged shard", message)
     reader = source.image_reader(exif=data.get("exif"), background=data.get("background", "auto"))
-    digests, transparent, outside = _examine_images(splits, reader, problems, workers, follow)
-    if outside:
-        problems.note(
-            f"{outside:,} images lie outside of {source.store.folder}: shards= wants shards_outside=true for them"
-        )
-    if transparent:
-        laid = "lose their alpha" if reader.background is None else f"are laid on rgb{reader.background}"
-        problems.note(f"{transparent:,} images are transparent somewhere: they {laid} (data.background)")
+    digests = _examine_images(splits, reader, problems, workers, follow)
     return Report(
         layout=source.layout,
         annotations={file: file_sha256(file) for file in source.files()},
@@ -144,7 +139,7 @@ def format_report(report: Report, *, most: int = 20) -> str:
             f"same picture in two splits (a run warns: metrics will be too high): {len(report.shared_pictures):,}"
         )
         lines += _some(report.shared_pictures, most)
-    lines += report.notes
+    lines += map(one_line, report.notes)
     ends = [f"{len(report.problems):,} problems"] if report.problems else []
     ends += [f"{len(report.shared_pictures):,} pictures in two splits"] if report.shared_pictures else []
     lines.append(", ".join(ends) or "no problems")
@@ -162,7 +157,7 @@ def _note_missing_splits(splits: Mapping[str, AnySplit], source: Source, problem
 
 def _some(messages: list[str], most: int) -> list[str]:
     more = len(messages) - most
-    return [f"  {message}" for message in messages[:most]] + ([f"  and {more:,} more"] if more > 0 else [])
+    return [f"  {one_line(message)}" for message in messages[:most]] + ([f"  and {more:,} more"] if more > 0 else [])
 
 
 def _count(split: AnySplit) -> SplitCount:
@@ -175,20 +170,30 @@ def _count(split: AnySplit) -> SplitCount:
 
 def _examine_images(
     splits: Mapping[str, AnySplit], reader: ImageReader, problems: Problems, workers: int, follow: Follow
-) -> tuple[dict[str, bytes], int, int]:
-    """Decode each image once; the digest of each that can be, how many are transparent, how many lie outside."""
+) -> dict[str, bytes]:
+    """Decode each image once; the digest of each that can be. What else was seen becomes notes."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
-    digests, transparent, outside = {}, 0, 0
+    laid = "lose their alpha" if reader.background is None else f"are laid on rgb{reader.background}"
+    notes = {
+        "outside": f"lie outside of {reader.store.folder}: shards= wants shards_outside=true for them",
+        "transparent": f"are transparent somewhere: they {laid} (data.background)",
+        "flat": "are of one colour, or nearly so: look at them",
+    }
+    seen: dict[str, list[str]] = {note: [] for note in notes}
+    digests = {}
     with closing(_examined(paths, reader, workers)) as examined, follow("looking at images", len(paths)) as advance:
         for path, look in zip(paths, examined, strict=True):
             if look.problem is not None:
                 problems.add(*look.problem)
             elif look.digest is not None:
                 digests[path] = look.digest
-                transparent += look.transparent
-                outside += look.outside
+                for note in look.seen:
+                    seen[note].append(path)
             advance()
-    return digests, transparent, outside
+    for note, of in seen.items():
+        if of:
+            problems.note(f"{len(of):,} images, {of[0]} the first, {notes[note]}")
+    return digests
 
 
 def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[_Look, None, None]:
@@ -230,7 +235,8 @@ def _examine_here(path: str) -> _Look:
 def _examine(path: str, *, reader: ImageReader) -> _Look:
     try:
         image, transparent = reader.read(path)
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
+        pixels = np.asarray(image)
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
     except DamagedShard:  # the checksum of the whole shard has told
         return _Look()
     except MissingImage as error:
@@ -242,7 +248,10 @@ def _examine(path: str, *, reader: ImageReader) -> _Look:
         return _Look(
             problem=Problem("unreadable image", f"image {path} needs more memory than there is: scale it down")
         )
-    return _Look(digest.digest(), transparent, reader.store.lies_outside(path))
+    # As where 8 bits lie in a file of 16, where black lines lie on black, or where a camera had its lid on.
+    flat = bool(np.ptp(pixels, axis=(0, 1)).max() <= _ONE_COLOUR)
+    said = {"outside": reader.store.lies_outside(path), "transparent": transparent, "flat": flat}
+    return _Look(digest.digest(), tuple(note for note, holds in said.items() if holds))
 
 
 def _shared(splits: Iterable[AnySplit], digests: Mapping[str, bytes]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -101,9 +102,33 @@ def test_inspect__transparent_pictures_are_counted_as_they_are_read(write_karpat
     report = inspect({**_config(root), "background": background})
     assert not report.fatal
     laid = "lose their alpha" if background is None else "are laid on "
-    assert report.notes[0] == f"1 images lie outside of {root}: shards= wants shards_outside=true for them"
-    assert report.notes[1].startswith(f"2 images are transparent somewhere: they {laid}")
+    elsewhere = root / "pictures" / "014.png"
+    says = f"lie outside of {root}: shards= wants shards_outside=true for them"
+    assert report.notes[0] == f"1 images, {elsewhere} the first, {says}"
+    assert report.notes[1].startswith(
+        f"2 images, {root}/pictures/000.png the first, are transparent somewhere: they {laid}"
+    )
     assert report.shared_pictures == (["000.png (train) and 014.png (test)"] if background is None else [])
+
+
+def test_inspect__pictures_of_one_colour(write_karpathy: Write) -> None:
+    """12 bits in a file of 16, black lines without the white under them, a photograph of nothing."""
+    root = write_karpathy()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(root / "pictures" / "003.png")
+    Image.new("LA", (16, 16)).save(root / "pictures" / "004.png")
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(root / "pictures" / "005.png", "JPEG")
+    report = inspect(_config(root))
+    assert f"3 images, {root}/pictures/003.png the first, are of one colour, or nearly so: look at them" in report.notes
+    assert not report.fatal
+
+
+def test_inspect__names_that_would_move_the_cursor(write_karpathy: Write) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        data["images"][0]["filename"] = "a\n\x1b[2J\r.png"
+
+    text = format_report(inspect(_config(write_karpathy(change=rename))))
+    assert "\\x1b[2J" in text
+    assert text.replace("\n", "").isprintable()
 
 
 class _Deadly(PictureFolder):
@@ -199,7 +224,8 @@ def test_inspect__notes_are_not_fatal(tmp_path: Path) -> None:
         (tmp_path / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = inspect({"layout": "snli_ve", "root": tmp_path, "classes": ["contradiction", "neutral", "entailment"]})
     assert not report.fatal
-    assert len(report.notes) == 3
+    assert len(report.notes) == 4
     text = format_report(report)
+    assert "3 images, " in report.notes[3]  # these are of one colour
     assert 'snli_ve_dev.jsonl: 1 lines with the label "-" are left out' in text
     assert "val: 1 images, 1 statements (contradiction 0, neutral 1, entailment 0)" in text
