@@ -115,7 +115,7 @@ def _follow(signals: Breaking) -> Follow:
 
 def _make_scenes(config: DictConfig) -> None:
     """Make a built-in data set unless it is there; `data.root` is set to where it is."""
-    from mwa_lightning.data.sources import prepare_scenes, scenes_root
+    from mwa_lightning.data.built_in import prepare_scenes, scenes_root
 
     layout, domain = config.data.layout, config.data.domain
     root = Path(config.data.root) if config.data.root is not None else scenes_root(domain=domain, layout=layout)

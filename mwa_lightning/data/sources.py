@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -17,20 +16,13 @@ from mwa_lightning.data.missing import leave_out_missing
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.shards import ANNOTATIONS, open_shards
-from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.statements import StatementSplit, class_names
 from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
-from mwa_lightning.data.table_files import WANTED, TableFile, found_tables, given_tables, split_lists
+from mwa_lightning.data.table_files import WANTED, TableFile, split_lists, tables_at
 from mwa_lightning.errors import ConfigError, DataError
 
-# Made by this package where they are missing.
-BUILT_IN = ("scenes", "scenes_nlvr2")
-
 Splits = dict[str, RetrievalSplit] | dict[str, StatementSplit]
-
-# What the built-in data sets are made with; their folders are named after it. Statements come in groups of four.
-SCENES = {"seed": 0, "train": 2000, "val": 300, "test": 500}
-SCENES_NLVR2 = {"seed": 0, "train": 8000, "dev": 500, "test": 1000}
 
 
 class Layout(NamedTuple):
@@ -211,7 +203,7 @@ def find_source(
         raise DataError(f"data.root {folder} is a file: for data={layout} give the folder that holds {form.wanted}")
     tables: tuple[TableFile, ...] = ()
     if form.tables:
-        file, tables = _tables(folder, annotations)
+        file, tables = tables_at(folder, annotations)
         folder = folder if folder.is_dir() else folder.parent
         if images is not None:
             tables = tuple(table._replace(prefix="") for table in tables)
@@ -254,24 +246,10 @@ def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int]
     files = [folder / name for name in store.annotations]
     several = any(map(form.split_files, files)) or (form.tables and len(files) > 1)
     annotations = folder / ANNOTATIONS if several else files[0]
-    tables = _tables(annotations, None)[1] if form.tables else ()
+    tables = tables_at(annotations, None)[1] if form.tables else ()
     source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes), tables=tables)
     store.require_sums(file.relative_to(folder).as_posix() for file in source.files())
     return source
-
-
-def class_names(classes: Sequence[str | int] | None) -> tuple[str, ...] | None:
-    """The names of classes as labels have them.
-
-    Raises:
-        ConfigError: There are fewer than two, or one comes twice.
-    """
-    if classes is None:
-        return None
-    names = tuple(str(name) for name in classes)
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"data.classes=[{','.join(names)}]: name at least two classes, each once")
-    return names
 
 
 def layout_named(name: str) -> Layout:
@@ -283,47 +261,6 @@ def layout_named(name: str) -> Layout:
     if name not in LAYOUTS:
         raise ConfigError(f"data.layout={name!r} is unknown: choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
-
-
-def scenes_root(*, domain: str, layout: str = "scenes") -> Path:
-    """Where a built-in data set of a domain is kept; another version of the generator has another folder."""
-    from mwa_lightning.data.scenes import VERSION
-
-    sizes = "-".join(str(value) for value in (SCENES if layout == "scenes" else SCENES_NLVR2).values())
-    return cache_folder() / f"{layout.replace('_', '-')}-v{VERSION}-{domain}-{sizes}"
-
-
-def prepare_scenes(root: Path, *, domain: str, layout: str = "scenes") -> None:
-    """Make a built-in data set at `root` unless there is one; it appears whole or not at all.
-
-    Raises:
-        DataError: The folder cannot be written, or holds something else.
-    """
-    annotations = LAYOUTS[layout].annotations
-    assert annotations is not None
-    if (root / annotations).exists():
-        return
-    from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
-
-    try:
-        if layout == "scenes":
-            write_scenes(root, domain=domain, **SCENES)
-        else:
-            write_scenes_nlvr2(root, domain=domain, **SCENES_NLVR2)
-    except DataError as error:
-        if not root.is_relative_to(cache_folder()):
-            raise
-        raise DataError(
-            f"{error}: data.root=DIR, or the environment variable MWA_CACHE=DIR for all that is made anew"
-        ) from error
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be made again: MWA_CACHE, or mwa_lightning in the one of the system."""
-    if own := os.environ.get("MWA_CACHE"):
-        return Path(own).expanduser()
-    system = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(system).expanduser() / "mwa_lightning"
 
 
 def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path:
@@ -353,20 +290,6 @@ def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path
             f"{listed}: set data.annotations"
         )
     return found[0]
-
-
-def _tables(root: Path, given: Any) -> tuple[Path, tuple[TableFile, ...]]:
-    """The tables of a data set in the folder `root`, or the table `root` itself; and it, or the folder of several."""
-    if root.is_file():
-        tables = given_tables(root.parent, root.name)
-    elif given is not None:
-        tables = given_tables(root, given)
-    else:
-        tables = found_tables(root)
-    if len(tables) == 1 and not tables[0].prefix:
-        return tables[0].file, tuple(tables)
-    folders = {table.file.parent for table in tables}
-    return (folders.pop() if len(folders) == 1 and not tables[0].prefix else root), tuple(tables)
 
 
 def _holds(annotations: Path, form: Layout) -> bool:

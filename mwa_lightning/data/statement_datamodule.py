@@ -9,9 +9,8 @@ import numpy as np
 
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.loading import Loader
-from mwa_lightning.data.sources import class_names
 from mwa_lightning.data.statement_loading import StatementCollate, StatementDataset, StatementTrainDataset
-from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.statements import StatementSplit, class_names
 from mwa_lightning.errors import ConfigError
 
 

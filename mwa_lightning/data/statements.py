@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from mwa_lightning.data.records import Items, PictureGatherer, Pictures, Strings
+from mwa_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +119,20 @@ class StatementSplit:
     def sample_id(self, index: int) -> str:
         """Name of a statement for people."""
         return self.statements.identifiers[index]
+
+
+def class_names(classes: Sequence[str | int] | None) -> tuple[str, ...] | None:
+    """The names of classes as labels have them.
+
+    Raises:
+        ConfigError: There are fewer than two, or one comes twice.
+    """
+    if classes is None:
+        return None
+    names = tuple(str(name) for name in classes)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"data.classes=[{','.join(names)}]: name at least two classes, each once")
+    return names
 
 
 class StatementBuilder:

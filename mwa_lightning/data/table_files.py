@@ -43,6 +43,20 @@ def split_in_name(stem: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def tables_at(root: Path, given: Any) -> tuple[Path, tuple[TableFile, ...]]:
+    """The tables of a data set in the folder `root`, or the table `root` itself; and it, or the folder of several."""
+    if root.is_file():
+        tables = given_tables(root.parent, root.name)
+    elif given is not None:
+        tables = given_tables(root, given)
+    else:
+        tables = found_tables(root)
+    if len(tables) == 1 and not tables[0].prefix:
+        return tables[0].file, tuple(tables)
+    folders = {table.file.parent for table in tables}
+    return (folders.pop() if len(folders) == 1 and not tables[0].prefix else root), tuple(tables)
+
+
 def given_tables(root: Path, given: Any) -> list[TableFile]:
     """The tables that `data.annotations` names: one, several with the split in their names, or by split.
 

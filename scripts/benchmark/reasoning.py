@@ -107,7 +107,7 @@ def by_claim(run: Run, folder: Path, texts: dict[str, str]) -> dict[str, float]:
 
 def main() -> None:
     """Tune, repeat, print the tables."""
-    from mwa_lightning.data.sources import prepare_scenes, scenes_root
+    from mwa_lightning.data.built_in import prepare_scenes, scenes_root
 
     arguments = parse()
     arguments.folder = arguments.folder.resolve()

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mwa_lightning.data import sources
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.sources import LAYOUTS, cache_folder, find_source
+from mwa_lightning.data.sources import LAYOUTS, find_source
 from mwa_lightning.errors import ConfigError, DataError
 
 
@@ -87,22 +85,3 @@ def test_find_source__which_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds several tables \(a\.csv, b\.jsonl\): name one in data\.annotations"):
         find_source(layout="pairs", root=root)
     assert find_source(layout="pairs", root=root, annotations="b.jsonl").annotations == root / "b.jsonl"
-
-
-def test_cache_folder__places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    monkeypatch.delenv("MWA_CACHE", raising=False)
-    assert cache_folder() == Path("/x/mwa_lightning")
-    monkeypatch.setenv("MWA_CACHE", "/y")
-    assert cache_folder() == Path("/y")
-
-
-def test_prepare_scenes__made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SCENES", {"seed": 0, "train": 2, "val": 1, "test": 1})
-    sources.prepare_scenes(tmp_path / "deep" / "set", domain="target")
-    source = find_source(layout="scenes", root=tmp_path / "deep" / "set")
-    splits = source.read(Problems())
-    assert {name: len(split.captions) for name, split in splits.items()} == {"train": 10, "val": 5, "test": 5}
-    first = source.annotations.stat()
-    sources.prepare_scenes(tmp_path / "deep" / "set", domain="target")
-    assert source.annotations.stat() == first
