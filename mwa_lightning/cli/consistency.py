@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.cli.suggesting import did_you_mean, path_meant
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
 from mwa_lightning.regular_files import NotAFile, require_file
 from mwa_lightning.report.tables import RECALLS
@@ -32,7 +32,7 @@ def check_model(config: DictConfig) -> None:
     if first_layer >= depth:
         raise ConfigError(
             f"adapter.first_layer={first_layer}: {backbone.name} has layers 0 to {depth - 1}, "
-            "so no layer would be adapted"
+            f"so no layer would be adapted; take at most {depth - 1}"
         )
     if backbone.checkpoint is None:
         raise CheckpointError(
@@ -51,7 +51,7 @@ def check_model(config: DictConfig) -> None:
         if file is None or file == "random" or "://" in file:
             continue
         if not Path(file).exists():
-            raise CheckpointError(f"{key}={file}: there is no such file")
+            raise CheckpointError(f"{key}={file}: there is no such file.{path_meant(file)}")
         try:
             require_file(file)
         except NotAFile as error:
@@ -91,7 +91,7 @@ def check_data(config: DictConfig) -> None:
         if data.root is None:
             raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set, or data.shards=DIR")
         if not there:
-            raise DataError(f"data.root={data.root}: there is no such folder")
+            raise DataError(f"data.root={data.root}: there is no such folder.{path_meant(data.root)}")
 
 
 def check_training(config: DictConfig) -> None:
@@ -102,7 +102,7 @@ def check_training(config: DictConfig) -> None:
     processes = 1 if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
     if config.training.zero_shot and about_statements(config):
         raise ConfigError(
-            f"training.zero_shot=true: task={config.task.name} has no zero-shot figures, its head is new; set false"
+            f"training.zero_shot=true: task={config.task.name} has no zero-shot metrics, its head is new; set false"
         )
     if not about_statements(config) and trainer.devices != "auto" and config.data.batch_size * processes < 2:
         raise ConfigError(
@@ -133,7 +133,7 @@ def check_precision(config: DictConfig) -> None:
     if config.trainer.precision == "16-mixed" and config.trainer.strategy == "fsdp":
         raise ConfigError("trainer.precision=16-mixed cannot be had with trainer=fsdp: take bf16-mixed or 32")
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the processor take bf16-mixed or 32")
+        raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the CPU take bf16-mixed or 32")
 
 
 def check_measured(config: DictConfig, figure: str, *, key: str) -> None:

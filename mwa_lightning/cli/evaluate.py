@@ -73,13 +73,14 @@ def _of_run(request: Request) -> DictConfig:
     """What the run's config.yaml has, but for groups that are chosen anew."""
     from mwa_lightning.cli.composing import compose_groups, load_saved
     from mwa_lightning.cli.menu import group_options, groups_of
+    from mwa_lightning.cli.suggesting import path_meant
     from mwa_lightning.cli.trusted import check_saved
 
     if "experiment" in request.choices:
         raise ConfigError("experiment= does not go with run=, which has its own: override single keys or groups")
     directory = Path(str(request.values["run"])).expanduser().absolute()
     if not directory.is_dir():
-        raise ConfigError(f"run={directory}: there is no such directory")
+        raise ConfigError(f"run={directory}: there is no such directory.{path_meant(directory)}")
     file = directory / "config.yaml"
     saved = load_saved(file)
     groups = [group for group in groups_of("evaluate") if group != "experiment"]

@@ -46,7 +46,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
         raise ConfigError(f"run_dir={given.path}: holds a search of mwa-tune; choose another folder")
     if given is not None and not recorded and not of_jobs:
         raise ConfigError(
-            f"run_dir={given.path}: holds no sweep to go on with; give the words of one, such as seed=1,2"
+            f"run_dir={given.path}: holds no sweep to resume; give the overrides of one, such as seed=1,2"
         )
     if given is not None and not of_jobs:
         for job in recorded:

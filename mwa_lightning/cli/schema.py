@@ -110,7 +110,7 @@ def _flag(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, DictConfig | ListConfig | bool) or not str(value).strip():
-        raise ValueError("want a word")
+        raise ValueError("want a text, such as a name or a path")
     return str(value)
 
 

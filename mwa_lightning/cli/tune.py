@@ -126,7 +126,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     fixed = [argument for argument, each in overrides.values() if not each.is_sweep_override()]
     if not words and given is not None:
         raise ConfigError(
-            f"run_dir={given.path}: holds no search to go on with; give the words of one, such as "
+            f"run_dir={given.path}: holds no search to resume; give the overrides of one, such as "
             "'optim.lr=tag(log,interval(1e-4,1e-2))'"
         )
     if not space:

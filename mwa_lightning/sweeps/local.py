@@ -31,7 +31,7 @@ class LocalLauncher:
     A job's log is locked by the process that prints into it, so two sweeps in one folder share the jobs, and what a
     killed sweep has left running is not started a second time.
 
-    Raises ConfigError if there are fewer cards than jobs at a time.
+    Raises ConfigError if there are fewer GPUs than jobs at a time.
     """
 
     own = True
@@ -42,7 +42,7 @@ class LocalLauncher:
         self._slots: dict[int, Running] = {}
         self._gpus = None if config.gpus is None else [int(card) for card in config.gpus]
         if self._gpus is not None and len(self._gpus) < self.room:
-            raise ConfigError(f"launcher.gpus={self._gpus}: fewer cards than launcher.jobs={self.room}")
+            raise ConfigError(f"launcher.gpus={self._gpus}: fewer GPUs than launcher.jobs={self.room}")
 
     def find(self, job: Job) -> Running | None:
         """The job, if its log is locked."""

@@ -67,7 +67,7 @@ class Search:
     def carry_out(self) -> None:
         """Start trials and wait for them, those of other processes included, which are taken up if these die.
 
-        Raises JobsFailed at the end if any trial failed, TrainingError if none came through or as soon as several fail
+        Raises JobsFailed at the end if any trial failed, TrainingError if none finished or as soon as several fail
         one after the other, Stopped or Interrupted at a signal.
         """
         say(f"search in {self.folder.path}")
@@ -93,7 +93,7 @@ class Search:
             codes = {directory_of(trial): trial.user_attrs.get(_CODE, 1) for trial in failed}
             raise JobsFailed(codes, total=len(current), folder=self.folder)
         if all(trial.state != TrialState.COMPLETE for trial in current):
-            raise TrainingError(f"none of the {len(current)} trials came through: see {self.folder.path}/<number>.log")
+            raise TrainingError(f"none of the {len(current)} trials finished: see {self.folder.path}/<number>.log")
 
     def _fill(self) -> bool:
         """Start trials while there is room; whether any was."""

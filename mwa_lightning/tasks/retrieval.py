@@ -127,7 +127,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         """Raise ConfigError where matching would meet right pairs alone, and learn that all is one."""
         if samples < 2 and self.matching_negatives == "own" and isinstance(self.model.heads, FusionRetrievalHeads):
             raise ConfigError(
-                f"data.batch_size={samples}: with one sample a process no pair is wrong, and matching learns nothing; "
+                f"data.batch_size={samples}: with one sample per process matching has no negatives and learns nothing; "
                 "take at least 2, fewer processes, or task.matching_negatives=all"
             )
 

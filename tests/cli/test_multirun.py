@@ -137,7 +137,7 @@ def test_multirun__what_is_given_twice_is_one_job(elsewhere: Path, capsys: pytes
         ("seed=1,2 launcher=slurm trainer.devices=auto", ["trainer.devices=auto"]),
         ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher.partitoin", "Did you mean launcher.partition?"]),
         ("seed=1,2 run_dir=taken", ["run_dir=", "no multirun.yaml"]),
-        ("run_dir=swep", ["run_dir=", "holds no sweep to go on with"]),
+        ("run_dir=swep", ["run_dir=", "holds no sweep to resume"]),
     ],
 )
 def test_multirun__refused_before_anything_starts(

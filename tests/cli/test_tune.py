@@ -231,7 +231,7 @@ def test_tune__run_dir_alone_goes_on_as_it_was_begun(
 
 
 def test_tune__no_search_to_go_on_with(elsewhere: Path, refuses: Callable[..., None]) -> None:
-    words = ["run_dir=", "/nothere: holds no search to go on with; give the words of one, such as 'optim.lr=tag("]
+    words = ["run_dir=", "/nothere: holds no search to resume; give the overrides of one, such as 'optim.lr=tag("]
     refuses("mwa-tune", tune.main, ["run_dir=nothere", "tune.trials=3"], words)
     assert list(elsewhere.iterdir()) == []
 

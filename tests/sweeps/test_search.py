@@ -313,7 +313,7 @@ def test_search__diverged_trials_are_the_worst(
 
 def test_search__all_trials_diverge(launcher: Make, tmp_path: Path) -> None:
     study = shared(tmp_path, trials=4)
-    with pytest.raises(TrainingError, match="none of the 4 trials came through: see "):
+    with pytest.raises(TrainingError, match="none of the 4 trials finished: see "):
         search(study, launcher(study.folder), "diverges_from=0").carry_out()
 
 
