@@ -17,6 +17,10 @@ from mwa_lightning.errors import ConfigError
 Rule = Callable[[Any], Any]
 
 
+class NoSuchFile(ValueError):  # noqa: N818 (what is wrong)
+    """A value names a file that is not there: nothing else would be a value of this kind."""
+
+
 def _integer(low: int, high: int | None = None) -> Rule:
     def rule(value: Any) -> int:
         beyond = not isinstance(value, int) or value < low or (high is not None and value > high)
@@ -149,7 +153,7 @@ def _tokenizer(value: Any) -> str:
     if text.startswith(("asset://", "hf://")):
         return text
     if _HUB_NAME.fullmatch(text) and not Path(text).exists():
-        raise ValueError(f"there is no such file; for the files of that name on the hub, write hf://{text}")
+        raise NoSuchFile(f"there is no such file; for the files of that name on the hub, write hf://{text}")
     return _path(text)
 
 
@@ -160,6 +164,8 @@ def _either(first: Rule, second: Rule) -> Rule:
         except ValueError as one:
             try:
                 return second(value)
+            except NoSuchFile:
+                raise
             except ValueError as other:
                 raise ValueError(f"{one}, or {other}") from None
 

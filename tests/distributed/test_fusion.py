@@ -49,8 +49,10 @@ def test_train__no_wrong_pairs_of_ones_own(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """With one sample a process every pair that matching sees is right; also where more processes go on."""
-    line = "mwa-train: error: data.batch_size=1: with one sample per process matching has no negatives and learns "
+    line = (
+        "mwa-train: error: data.batch_size=1: with one sample per process matching has no negatives and learns "
         "nothing; "
+    )
     options = [option for option in OPTIONS if "queue" not in option]
     begun, run = tmp_path / "begun", tmp_path / "run"
     assert train_two(*options, "data.batch_size=1", f"run_dir={run}") == 2
