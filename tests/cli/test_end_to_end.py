@@ -12,7 +12,7 @@ import yaml
 from safetensors import safe_open
 
 from mwa_lightning.cli import evaluate, prepare, train
-from mwa_lightning.data import sources
+from mwa_lightning.data import built_in
 from mwa_lightning.data.scenes import write_scenes
 
 SHORT = ("trainer.max_steps=3", "optim.warmup_epochs=0", "data.batch_size=16", "callbacks.progress_bar=false")
@@ -221,7 +221,7 @@ def test_prepare__sound_data(scenes: Path, capsys: pytest.CaptureFixture[str]) -
 def test_prepare__makes_the_statements_about_scenes(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
+    monkeypatch.setattr(built_in, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
     assert prepare.main(["data=scenes_nlvr2", "data.root=made", "check=true"]) == 0
     text = capsys.readouterr().out
     assert f"data=scenes_nlvr2, source domain: {elsewhere / 'made'}" in text

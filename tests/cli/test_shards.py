@@ -103,9 +103,9 @@ def test_prepare__statements(tmp_path: Path, capsys: Capture) -> None:
 def test_prepare__built_in_data_is_not_made_where_there_are_shards(
     tmp_path: Path, elsewhere: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mwa_lightning.data import sources
+    from mwa_lightning.data import built_in
 
-    monkeypatch.setattr(sources, "SCENES", {"seed": 0, "train": 3, "val": 2, "test": 2})
+    monkeypatch.setattr(built_in, "SCENES", {"seed": 0, "train": 3, "val": 2, "test": 2})
     monkeypatch.setenv("MWA_CACHE", str(elsewhere / "cache"))
     folder = tmp_path / "shards"
     assert prepare.main(["data=scenes", "data.root=made", f"shards={folder}", SMALL]) == 0

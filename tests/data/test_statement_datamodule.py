@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mwa_lightning.data import sources
+from mwa_lightning.data import built_in
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.sampling import epoch_order
 from mwa_lightning.data.scenes import VERSION, write_scenes_nlvr2
@@ -206,7 +206,7 @@ def test_loader__cut_statements_are_counted_and_said_once_a_split(
         list(module.val_dataloader()[0])
     assert module.ledger.truncated == {"train": 2, "val": 1}
     assert max(batch.ids.shape[1] for batch in batches) == 16
-    assert [record.getMessage().partition(" lose")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(" are truncated")[0] for record in caplog.records] == [
         "split train: texts of more than 16 tokens",
         "split val: texts of more than 16 tokens",
     ]
@@ -250,7 +250,7 @@ def test_prepare_data__scenes_in_the_cache(
     tokenizer: SentencePieceTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MWA_CACHE", str(tmp_path))
-    monkeypatch.setattr(sources, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
+    monkeypatch.setattr(built_in, "SCENES_NLVR2", {"seed": 0, "train": 8, "dev": 4, "test": 4})
     module = _module(None, tokenizer, layout="scenes_nlvr2", domain="source")
     module.prepare_data()
     module.setup()
