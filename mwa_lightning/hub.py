@@ -30,7 +30,7 @@ from mwa_lightning.training.lavis_texts import settle_texts
 
 
 class Loaded(NamedTuple):
-    """A model in eval mode, its tokenizer (texts to ids and mask), its transform (PIL image to uint8 tensor).
+    """A model in eval mode, its tokenizer (texts to ids and mask), its transform (pictures to a uint8 tensor).
 
     The model is a RetrievalModel (`encode_image`, `encode_text`) or, for statements about images, a ReasoningModel
     (`model(images, ids, mask)`; its classes are `model.heads.shape.classes`).
