@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mwa_lightning.data.datamodule import RetrievalDataModule
 from mwa_lightning.data.loading import TrainCollate
@@ -70,6 +73,31 @@ def test_loader__replaces_bad_images(
     assert all(any(path in record.getMessage() for record in caplog.records) for path in bad)
     list(module.train_dataloader())  # the same images again are not counted again
     assert len(module.bad_images) == 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loader__every_kind_of_bad_image_counts(
+    write_karpathy: Write, tokenizer: SentencePieceTokenizer, num_workers: int
+) -> None:
+    """No kind of damage, and nothing that is no picture or no file, gets past what may be bad, or hangs."""
+    root = write_karpathy(splits={"train": 12, "val": 2})
+    module = _module(root, tokenizer, max_bad_images=8, num_workers=num_workers)
+    bad = [root / "pictures" / f"{number:03}.png" for number in range(8)]
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(whole, "WEBP")
+    for path, content in zip(
+        bad[:4], (b"%!PS-Adobe", whole.getvalue()[:60], b"<html>", b"\x89PNG\r\n\x1a\n\0\0"), strict=True
+    ):
+        path.write_bytes(content)
+    for path in bad[4:]:
+        path.unlink()
+    os.mkfifo(bad[4])
+    bad[5].symlink_to("/dev/zero")
+    bad[6].mkdir()
+    list(module.train_dataloader())
+    assert sorted(module.bad_images) == sorted(map(str, bad))
+    with pytest.raises(DataError, match=r"data.max_bad_images=7: mwa-prepare"):
+        list(_module(root, tokenizer, max_bad_images=7, num_workers=num_workers).train_dataloader())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
