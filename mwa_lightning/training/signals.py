@@ -74,14 +74,22 @@ class Signals:
 class Breaking(Signals):
     """Signals of which the first ends this process's work at once. Raises Stopped wherever that is just then.
 
-    While it is `noting`, at the next `check`.
+    While it is `noting`, at the next `check`; if none comes within PATIENCE seconds, since a disk does not answer, the
+    process ends at once.
     """
+
+    PATIENCE = 60.0
 
     @contextmanager
     def noting(self) -> Iterator[None]:
         """For work with threads or processes of its own, whose locks may be half taken wherever something is raised."""
         self.at_interrupt = ""
-        yield
+        self._last = threading.Timer(self.PATIENCE, self._leave)
+        self._last.daemon = True
+        try:
+            yield
+        finally:
+            self._last.cancel()
         self.at_interrupt = None
 
     def check(self) -> None:
@@ -92,9 +100,20 @@ class Breaking(Signals):
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Keep it too: a library may have caught what was raised. Processes that read data are no concern of it."""
         super().note(number, frame)
-        if self.count == 1 and self.at_interrupt is None and os.getpid() == self._process:
+        if self.count > 1 or os.getpid() != self._process:
+            return
+        if self.at_interrupt is None:
             self.raised = Stopped(signal.Signals(number).name)
             raise self.raised
+        self._last.start()
+
+    def _leave(self) -> None:
+        assert self.noted is not None
+        with contextlib.suppress(OSError):
+            os.write(
+                2, f"stopped by {self.noted.name} while a file did not come; start again, it begins anew\n".encode()
+            )
+        os._exit(Stopped.exit_code)
 
 
 @contextmanager
