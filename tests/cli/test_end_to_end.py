@@ -227,13 +227,13 @@ def test_prepare__makes_the_statements_about_scenes(
     assert f"data=scenes_nlvr2, source domain: {elsewhere / 'made'}" in text
     assert "test: 4 images, 4 statements (False 2, True 2)" in text
     (elsewhere / "made" / "images" / "dev" / "dev-0-1-img1.png").unlink()
-    (elsewhere / "made" / "nlvr" / "nlvr2" / "data" / "test1.json").write_text("{}\n")
+    (elsewhere / "made" / "nlvr" / "nlvr2" / "data" / "test1.json").write_text("{}\n{}\n")
     assert prepare.main(["data=nlvr2", "data.root=made", "data.num_workers=0", "check=true"]) == 2
     captured = capsys.readouterr()
     for part in (
         "dev-0-1-img1.png is missing",
         "line 1 lacks an identifier",
-        "the split test has no items",
+        "no test split: name another to be measured, such as split=val",
         "3 problems",
     ):
         assert part in captured.out
