@@ -69,7 +69,7 @@ def check_task(config: DictConfig) -> None:
     if about_statements(config) and not statements:
         raise ConfigError(
             f"data={config.data.layout} holds captions without labels, and task={config.task.name} wants labelled "
-            "statements: take data=nlvr2, snli_ve, jsonl or scenes_nlvr2, or task=retrieval"
+            "statements: take data=nlvr2, snli_ve, statements or scenes_nlvr2, or task=retrieval"
         )
 
 

@@ -88,11 +88,14 @@ def _annotations(value: Any) -> Any:
 
 
 def _columns(value: Any) -> Any:
-    keys = ("image", "caption", "split")
+    keys = ("image", "caption", "text", "label", "split", "identifier")
     if not isinstance(value, DictConfig) or not value or not set(value) <= set(keys):
-        raise ValueError("want {image: NAME, caption: NAME, split: NAME}, or those of these that are needed")
+        raise ValueError(
+            "want {image: NAME, caption: NAME, split: NAME}, of statements {image: NAME, text: NAME, label: NAME, "
+            "split: NAME, identifier: NAME}, or those of these that are needed"
+        )
     for key, name in value.items():
-        for each in name if key == "caption" and isinstance(name, ListConfig) else [name]:
+        for each in name if key in ("image", "caption") and isinstance(name, ListConfig) else [name]:
             _text(each)
     return value
 

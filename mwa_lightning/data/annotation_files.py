@@ -5,6 +5,7 @@ A name with `{}` in it is that of a file for each split.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,20 @@ class AnnotationNames:
     def _split_of(self, name: str, pattern: str) -> str | None:
         names = {pattern.format(word): split for split, words in self._words.items() for word in words}
         return names.get(name)
+
+
+def names_beside(file: Path) -> AnnotationNames | None:
+    """The names of the files that a file with a split in its name belongs with; None if it stands for all splits.
+
+    Of a file that stands alone, `train` says nothing.
+    """
+    for split, words in _WORDS.items():
+        for word in words:
+            if match := re.search(rf"(?<![a-z]){word}(?![a-z])", file.name):
+                names = AnnotationNames(f"{file.name[: match.start()]}{{}}{file.name[match.end() :]}")
+                alone = _there(names.split_files(file)) < 2
+                return None if alone and split == "train" else names
+    return None
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -16,13 +16,14 @@ from mwa_lightning.data.built_in import BUILT_IN, prepare_scenes, scenes_root
 from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.identity import SplitIdentity, split_identity, tokenizer_identity
 from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.layouts import layout_named
 from mwa_lightning.data.learnable import check_learnable, shared_images
 from mwa_lightning.data.ledger import Ledger, Outcome
 from mwa_lightning.data.loading import Loader, ReplacingDataset
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
-from mwa_lightning.data.sources import Source, find_source, layout_named
+from mwa_lightning.data.sources import Source, find_source
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.data.tokenizers import Tokenizer

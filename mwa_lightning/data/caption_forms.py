@@ -41,11 +41,13 @@ class Form:
 
     Args:
         file: The file, for messages.
+        split: The split of those of its images that do not say it themselves, if the file has one.
         problems: Where an entry that cannot be used is reported.
         official: Only a blank caption counts as one without words.
     """
 
     file: str
+    split: str | None
     problems: Problems
     official: bool
 
@@ -80,31 +82,35 @@ class Form:
         for i, image in enumerate(data["images"]):
             where = f"{self.file}: images[{i}]"
             if not isinstance(image, dict):
-                self._add("unusable entry", f"{where} is no object: write one with filename, split and sentences")
+                self._bad("unusable entry", f"{where} is no object: write one with filename, split and sentences")
                 continue
             name, split, prefix = image.get("filename"), image.get("split"), image.get("filepath", "")
             if not _is_text(name) or not isinstance(prefix, str):
-                self._add("unusable entry", f"{where} lacks a filename: add it")
+                self._bad("unusable entry", f"{where} lacks a filename: add it")
                 continue
             where = f"{where} ({name})"
-            if not _is_text(split):
-                self._add("unusable entry", f"{where} lacks a split: add train, val or test")
+            if not _is_text(split) and self.split is None:
+                self._bad("unusable entry", f"{where} lacks a split: add train, val or test")
                 continue
             sentences = image.get("sentences")
             if not isinstance(sentences, list) or not sentences:
-                self._add("image without captions", f"{where} has no sentences: add a caption, or leave it out", split)
+                self._bad(
+                    "image without captions",
+                    f"{where} has no sentences: add a caption, or leave the image out",
+                    split=split,
+                )
                 continue
             captions = []
             for j, sentence in enumerate(sentences):
                 text = sentence.get("raw") if isinstance(sentence, dict) else None
                 if not isinstance(text, str):
-                    self._add("unusable entry", f'{where}: sentences[{j}] lacks the caption "raw": add it', split)
-                elif self._worded(text, f"{where}: the caption sentences[{j}]", split):
+                    self._bad("unusable entry", f'{where}: sentences[{j}] lacks the caption "raw": add it', split=split)
+                elif self._worded(text, f"{where}: the caption sentences[{j}]", split=split):
                     captions.append((text, _number(sentence.get("sentid"))))
             if captions:
                 numbers = {key: image[key] for key in ID_KEYS if _number(image.get(key)) is not None}
                 labels = {key: image[key] for key in ID_KEYS if isinstance(image.get(key), str)}
-                yield Entry(where, str(PurePath(prefix) / name), name, split, numbers, labels, captions)
+                yield Entry(where, str(PurePath(prefix) / name), name, split or self.split, numbers, labels, captions)
 
     def _coco(self, data: dict[str, Any]) -> Iterator[Entry]:
         captions: dict[str, list[tuple[str, int | None]]] = {}
@@ -113,7 +119,7 @@ class Form:
             image_id = _key(annotation.get("image_id")) if isinstance(annotation, dict) else None
             text = annotation.get("caption") if isinstance(annotation, dict) else None
             if image_id is None or not isinstance(text, str):
-                self._add("unusable entry", f"{where} lacks an image_id or a caption: add it")
+                self._bad("unusable entry", f"{where} lacks an image_id or a caption: add it")
             elif self._worded(text, f"{where}: the caption"):
                 captions.setdefault(image_id, []).append((text, _number(annotation.get("id"))))
         for i, image in enumerate(data["images"]):
@@ -121,18 +127,20 @@ class Form:
             name = image.get("file_name") if isinstance(image, dict) else None
             image_id = _key(image.get("id")) if isinstance(image, dict) else None
             if image_id is None or not _is_text(name):
-                self._add("unusable entry", f"{where} lacks a file_name or an id: add it")
+                self._bad("unusable entry", f"{where} lacks a file_name or an id: add it")
                 continue
             where = f"{where} ({name})"
             if image_id not in captions:
-                self._add("image without captions", f"{where} has no caption: add one, or leave the image out")
+                self._bad("image without captions", f"{where} has no caption: add one, or leave the image out")
                 continue
             number = _number(image["id"])
             numbers = {} if number is None else {ID_KEYS[0]: number}
             labels = {ID_KEYS[0]: image["id"]} if isinstance(image["id"], str) else {}
-            yield Entry(where, name, PurePath(name).name, _split(image), numbers, labels, captions.pop(image_id))
+            yield Entry(
+                where, name, PurePath(name).name, _split(image) or self.split, numbers, labels, captions.pop(image_id)
+            )
         if captions:
-            self.problems.add(
+            self._bad(
                 "unusable entry",
                 f"{self.file}: captions of {len(captions):,} images that it does not list, such as image_id "
                 f"{next(iter(captions))}: add these images, or leave the captions out",
@@ -143,29 +151,30 @@ class Form:
             where = f"{self.file}: [{i}]"
             path = record.get("image") if isinstance(record, dict) else None
             if not _is_text(path):
-                self._add("unusable entry", f'{where} lacks the path "image": write image and caption')
+                self._bad("unusable entry", f'{where} lacks the path "image": write image and caption')
                 continue
             where = f"{where} ({path})"
             given = record.get("caption")
             texts = [given] if isinstance(given, str) else given
             if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-                what = "holds a labelled statement (data=jsonl) where" if "label" in record else "lacks"
-                self._add("unusable entry", f'{where} {what} a "caption", one or a list: add it')
+                what = "holds a labelled statement (data=statements) where" if "label" in record else "lacks"
+                self._bad("unusable entry", f'{where} {what} a "caption", one or a list: add it', split=_split(record))
                 continue
             captions: list[tuple[str, int | None]] = [
-                (text, None) for text in texts if self._worded(text, f"{where}: the caption", _split(record))
+                (text, None) for text in texts if self._worded(text, f"{where}: the caption", split=_split(record))
             ]
             if captions:
-                yield Entry(where, path, PurePath(path).name, _split(record), {}, {}, captions)
+                yield Entry(where, path, PurePath(path).name, _split(record) or self.split, {}, {}, captions)
 
-    def _worded(self, text: str, what: str, split: str | None = None) -> bool:
+    def _worded(self, text: str, what: str, *, split: str | None = None) -> bool:
         if text.strip() if self.official else has_words(text):
             return True
-        self._add("caption without words", f"{what} has no words ({text!r}): write it out, or leave it out", split)
+        wrong = f"{what} has no words ({text!r}): write it out, or leave it out"
+        self._bad("caption without words", wrong, split=split)
         return False
 
-    def _add(self, kind: str, message: str, split: str | None = None) -> None:
-        self.problems.bad_row(kind, message, split=split_named(split))
+    def _bad(self, kind: str, message: str, *, split: str | None = None) -> None:
+        self.problems.bad_row(kind, message, split=split_named(split) or self.split)
 
 
 def _split(record: dict[str, Any]) -> str | None:

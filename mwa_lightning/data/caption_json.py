@@ -10,12 +10,17 @@ from mwa_lightning.data.caption_forms import ID_KEYS, Entry, Form
 from mwa_lightning.data.json_tables import read_json
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
-from mwa_lightning.data.splitting import SPLITS, split_by_hash
+from mwa_lightning.data.splitting import assign_splits, split_named
 from mwa_lightning.data.text_files import encoding_of
 
 
 def read_caption_json(
-    files: Path | Mapping[str, Path], *, folder: PurePath, problems: Problems, official: bool = False
+    files: Path | Mapping[str, Path],
+    *,
+    folder: PurePath,
+    problems: Problems,
+    official: bool = False,
+    val_share: float | None = None,
 ) -> dict[str, RetrievalSplit]:
     """The splits of a data set by name; `restval` belongs to `train`.
 
@@ -29,28 +34,31 @@ def read_caption_json(
         problems: Where a damaged file, or an entry that cannot be used, is reported.
         official: Only a blank caption counts as one without words: what the published files hold is used as
             it is.
+        val_share: How much of train becomes val, where there is none.
     """
     given = {None: files} if isinstance(files, Path) else files
     entries: list[Entry] = []
-    splits: list[str | None] = []
     for split, file in given.items():
         encoding = encoding_of(file, problems)
         data = None if encoding is None else read_json(file, encoding, problems)
         if data is not None:
-            read = list(Form(file=str(file), problems=problems, official=official).entries(data))
-            entries += read
-            splits += [entry.split if split is None else split for entry in read]
-    if entries and all(split is None for split in splits):
-        splits = _by_hash(entries, files, problems, official)
+            entries += Form(file=str(file), split=split, problems=problems, official=official).entries(data)
+    if official and entries and all(entry.split is None for entry in entries):
+        problems.add(
+            "no splits",
+            f"{files} does not say which images are to train, val and test: give it the name that its authors gave it, "
+            "or take data=karpathy, which splits it by a hash",
+        )
+        return {}
+    splits = _splits(entries, problems, val_share)
     image_ids, labels = _image_ids(entries)
     keep_sentence_ids = _distinct([number for entry in entries for _, number in entry.captions])
     builders: dict[str, SplitBuilder] = {}
     owner: dict[int, str] = {}
     others: Counter[str] = Counter()
     count = 0
-    for entry, said, image_id, label in zip(entries, splits, image_ids, labels, strict=True):
-        if said is None:
-            problems.add("unusable entry", f"{entry.where} lacks the split that others have: add it")
+    for entry, split, image_id, label in zip(entries, splits, image_ids, labels, strict=True):
+        if split is None:
             continue
         if owner.setdefault(image_id, entry.path) != entry.path:
             problems.add(
@@ -59,8 +67,7 @@ def read_caption_json(
                 "each image its own, or leave the ids out",
             )
             continue
-        split = SPLITS.get(said.strip().lower(), said)
-        if split not in SPLITS.values():
+        if split_named(split) is None:
             others[split] += 1
         builder = builders.setdefault(split, SplitBuilder(name=split, folder=folder))
         for text, sentence_id in entry.captions:
@@ -74,18 +81,14 @@ def read_caption_json(
     return {name: builder.build() for name, builder in builders.items()}
 
 
-def _by_hash(
-    entries: list[Entry], files: Path | Mapping[str, Path], problems: Problems, official: bool
-) -> list[str | None]:
-    if official:
-        problems.add(
-            "no splits",
-            f"{files} does not say which images are to train, val and test: give it the name that its authors gave it, "
-            "or take data=karpathy, which splits it by a hash",
-        )
-        return [None] * len(entries) if problems.collect else []
-    by_hash = split_by_hash({entry.path for entry in entries})
-    return [by_hash[entry.path] for entry in entries]
+def _splits(entries: list[Entry], problems: Problems, val_share: float | None) -> list[str | None]:
+    """The split of each entry, those of other names as they are; None where it lacks the one that others have."""
+    splits = [entry.split for entry in entries]
+    usual = [place for place, split in enumerate(splits) if split is None or split_named(split) is not None]
+    rows = [(entries[place].where, splits[place], entries[place].path) for place in usual]
+    for place, split in zip(usual, assign_splits(rows, problems, val_share=val_share), strict=True):
+        splits[place] = split
+    return splits
 
 
 def _image_ids(entries: list[Entry]) -> tuple[list[int], list[str] | list[None]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 _STATEMENTS = "write of each an image, a text and a label"
-_VQA = (
+VQA = (
     "questions and answers (VQA), which is no task here; what has few answers, such as yes and no, can be learned as "
-    f"labelled statements: {_STATEMENTS} (data=jsonl)"
+    f"labelled statements: {_STATEMENTS}, or name these columns, data=statements data.columns={{text: question, "
+    "label: answer}"
 )
 _BOXES = "boxes and masks of objects, without captions: take captions_train2017.json or the like"
 
@@ -19,7 +20,7 @@ def what_it_is(data: Any) -> str | None:
     if not isinstance(data, dict):
         return None
     if _first(data.get("questions")) is not None:
-        return _VQA
+        return VQA
     annotation, image = _first(data.get("annotations")), _first(data.get("images"))
     if annotation is not None:
         return _annotated(annotation)
@@ -28,7 +29,7 @@ def what_it_is(data: Any) -> str | None:
     if "images" not in data and all(isinstance(value, dict) for value in list(data.values())[:2]):
         first = next(iter(data.values()), None)
         if isinstance(first, dict) and "question" in first:  # GQA
-            return _VQA
+            return VQA
     return None
 
 
@@ -47,7 +48,7 @@ def _annotated(annotation: dict[str, Any]) -> str | None:
     if "caption" in keys:
         return None
     if keys & {"question_id", "question", "answers", "multiple_choice_answer"}:
-        return _VQA
+        return VQA
     if keys & {"bbox", "segmentation", "keypoints", "segments_info", "category_id"}:
         return _BOXES
     return None
@@ -58,9 +59,9 @@ def _listed(record: dict[str, Any] | None) -> str | None:
         return None
     keys = record.keys()
     if "question" in keys and keys & {"answer", "answers", "question_id", "label"}:
-        return _VQA
+        return VQA
     if "qas" in keys:  # Visual Genome
-        return _VQA
+        return VQA
     if keys & {"regions", "objects", "relationships"} and not keys & {"caption", "sentence", "text"}:
         return "descriptions of parts of images (Visual Genome), not of images: write captions (data=pairs)"
     if keys & {"refs", "ref_id", "sent_ids", "bbox"}:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mwa_lightning.data.delimited import folded
-from mwa_lightning.data.foreign_json import captions_of, what_it_is
+from mwa_lightning.data.foreign_json import VQA, captions_of, what_it_is
 from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.text_files import Encoding
@@ -33,7 +33,8 @@ def json_records(
     data = read_json(file, encoding, problems)
     if data is None:
         return
-    if (what := what_it_is(data) or captions_of(data)) is not None:
+    what = what_it_is(data) or captions_of(data)
+    if what is not None and not (what == VQA and "question" in known):  # which the user calls a statement
         problems.add("another kind of data", f"{file} is {what}")
         return
     entries = _entries(data, known)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mwa_lightning.data.annotation_files import AnnotationNames
+from mwa_lightning.data.labels import Classes
 from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.statement_reader import StatementReader
@@ -57,6 +58,7 @@ def read_nlvr2(
         classes: The two labels, in the order in which they are numbered.
     """
     reader = StatementReader(folder=folder, classes=classes, problems=problems, official=True)
+    known_classes = Classes(classes)
     subsets = {}
     for split, file in NAMES.split_files(annotations).items():
         if not file.is_file():
@@ -79,7 +81,7 @@ def read_nlvr2(
                 split=split,
                 identifier=identifier,
                 text=line.record.get("sentence"),
-                label=str(line.record.get("label")).capitalize(),
+                label=known_classes.of(str(line.record.get("label"))),
                 images=images,
                 group=group,
             )

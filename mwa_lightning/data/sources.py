@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from mwa_lightning.data import jsonl, lines, nlvr2, pairs
-from mwa_lightning.data.annotation_files import AnnotationNames
-from mwa_lightning.data.caption_json import read_caption_json
+from mwa_lightning.data.built_in import BUILT_IN
 from mwa_lightning.data.found_by_name import find_by_name
 from mwa_lightning.data.images import ImageReader, colour_of
+from mwa_lightning.data.layouts import LAYOUTS, Layout, Splits, layout_named
 from mwa_lightning.data.missing import leave_out_missing
 from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.shards import ANNOTATIONS, open_shards
-from mwa_lightning.data.statements import StatementSplit, class_names
+from mwa_lightning.data.statements import class_names
 from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
-from mwa_lightning.data.table_files import WANTED, TableFile, split_lists, tables_at
-from mwa_lightning.errors import ConfigError, DataError
-
-Splits = dict[str, RetrievalSplit] | dict[str, StatementSplit]
-
-
-class Layout(NamedTuple):
-    """How a kind of data set lies on disk.
-
-    `annotations` is the usual name of the file, or of the folder of those of the splits; `names` are those by
-    which they are found where that is not there. Where both are None, the only file with one of `suffixes` is
-    taken. `read` makes the splits of a Source.
-    """
-
-    annotations: str | None
-    images: str
-    official: bool
-    wanted: str
-    read: Callable[[Source, Problems], Splits]
-    split_type: type[RetrievalSplit] | type[StatementSplit] = RetrievalSplit
-    suffixes: tuple[str, ...] = (".json",)
-    names: AnnotationNames | None = None
-    subset_files: Callable[[Path, str], dict[str, Path]] = lambda annotations, split: {}
-    images_beside: bool = False  # the paths of images start from the folder of the annotations
-    tables: bool = False  # its annotations are one table of any kind, or several
-    rows: bool = False  # rows that cannot be used may be left out
-
-    def split_files(self, annotations: Path) -> dict[str, Path]:
-        """The file of each split, whether it is there or not; empty where one file holds all of them."""
-        return {} if self.names is None else self.names.split_files(annotations)
+from mwa_lightning.data.table_files import TableFile, split_lists, tables_at
+from mwa_lightning.errors import ConfigError, DataError, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +70,7 @@ class Source:
 
     def problems(self, *, skip_rows: int = 0, skip_in_evaluation: bool = False, collect: bool = False) -> Problems:
         """Where to report what is wrong with the annotations (see `Problems`)."""
-        rows = skip_rows if LAYOUTS[self.layout].rows else None
+        rows = None if self.layout in BUILT_IN else skip_rows
         return Problems(collect=collect, skip_rows=rows, skip_in_evaluation=skip_in_evaluation)
 
     def split_files(self) -> dict[str, Path]:
@@ -132,7 +102,7 @@ class Source:
             return "mwa-eval takes this data set, mwa-train cannot"
         if split == "test":
             return "name another to be measured, such as split=val"
-        own = self.tables or self.layout == "jsonl"
+        own = self.tables or LAYOUTS[self.layout].own
         way = "data.val_share=0.05 makes one of 5 % of train, by a hash of the images" if own else "add some"
         return f"mwa-train needs one: {way}"
 
@@ -238,29 +208,18 @@ def source_of(data: Mapping[str, Any]) -> Source:
 
 def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int] | None) -> Source:
     store = open_shards(folder)
-    if store.index.layout != layout:
+    if LAYOUTS.get(store.index.layout) is not LAYOUTS[layout]:
         raise ConfigError(
             f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
         )
     form = LAYOUTS[layout]
     files = [folder / name for name in store.annotations]
     several = any(map(form.split_files, files)) or (form.tables and len(files) > 1)
-    annotations = folder / ANNOTATIONS if several else files[0]
+    annotations = folder / ANNOTATIONS if several and (form.tables or form.names) else files[0]
     tables = tables_at(annotations, None)[1] if form.tables else ()
     source = Source(layout=layout, annotations=annotations, store=store, classes=class_names(classes), tables=tables)
     store.require_sums(file.relative_to(folder).as_posix() for file in source.files())
     return source
-
-
-def layout_named(name: str) -> Layout:
-    """The layout of that name.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if name not in LAYOUTS:
-        raise ConfigError(f"data.layout={name!r} is unknown: choose one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
 
 
 def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path:
@@ -282,12 +241,13 @@ def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path
         raise DataError(
             f"annotations {file} do not exist: data.root holds {form.wanted}; for another name set data.annotations"
         )
-    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in form.suffixes)
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json")
+    if found and {file for file in form.split_files(found[0]).values() if file.is_file()} == set(found):
+        return found[0]  # and those that belong to it
     if len(found) != 1:
-        listed = ", ".join(file.name for file in found[:5]) or "none"
+        there = shorten(file.name for file in found) or "none"
         raise DataError(
-            f"data.root {folder} should hold {form.wanted}, but of {', '.join(form.suffixes)} there is: "
-            f"{listed}: set data.annotations"
+            f"data.root {folder} should hold {form.wanted}, but of .json there is: {there}: set data.annotations"
         )
     return found[0]
 
@@ -297,107 +257,3 @@ def _holds(annotations: Path, form: Layout) -> bool:
     if annotations.is_dir():
         return any(file.is_file() for file in form.split_files(annotations).values())
     return annotations.is_file()
-
-
-def _read_captions(source: Source, problems: Problems) -> Splits:
-    return read_caption_json(
-        source.split_files() or source.annotations, folder=source.folder, problems=problems, official=source.official
-    )
-
-
-def _read_pairs(source: Source, problems: Problems) -> Splits:
-    return pairs.read_pairs(
-        source.tables, store=source.store, problems=problems, columns=source.columns, val_share=source.val_share
-    )
-
-
-def _read_nlvr2(source: Source, problems: Problems) -> Splits:
-    classes = source.classes or nlvr2.CLASSES
-    return nlvr2.read_nlvr2(source.annotations, folder=source.folder, problems=problems, classes=classes)
-
-
-def _read_snli_ve(source: Source, problems: Problems) -> Splits:
-    classes = source.classes or jsonl.ENTAILMENT_CLASSES
-    return jsonl.read_snli_ve(source.annotations, folder=source.folder, problems=problems, classes=classes)
-
-
-def _read_jsonl(source: Source, problems: Problems) -> Splits:
-    return jsonl.read_jsonl(source.annotations, folder=source.folder, problems=problems, classes=source.classes)
-
-
-LAYOUTS = {
-    "scenes": Layout("dataset_scenes.json", "", False, "dataset_scenes.json and its images", _read_captions),
-    "coco": Layout(
-        "dataset_coco.json",
-        "",
-        True,
-        "train2014/, val2014/ and dataset_coco.json (the Karpathy split)",
-        _read_captions,
-        names=AnnotationNames(
-            "dataset_coco.json",
-            "coco_karpathy_{}.json",
-            "coco_{}.json",
-            "captions_{}2017.json",
-            "captions_{}2014.json",
-        ),
-    ),
-    "flickr30k": Layout(
-        "dataset_flickr30k.json",
-        "flickr30k-images",
-        True,
-        "flickr30k-images/ and dataset_flickr30k.json (the Karpathy split)",
-        _read_captions,
-        names=AnnotationNames("dataset_flickr30k.json", "flickr30k_{}.json", "{}.json"),
-    ),
-    "karpathy": Layout(None, "", False, "the images and one JSON in Karpathy's form", _read_captions, rows=True),
-    "pairs": Layout(
-        None,
-        "",
-        False,
-        WANTED,
-        _read_pairs,
-        images_beside=True,
-        tables=True,
-        rows=True,
-    ),
-    "nlvr2": Layout(
-        "nlvr/nlvr2/data",
-        "",
-        True,
-        "images/train/, dev/, test1/ and nlvr/nlvr2/data/{train,dev,test1}.json",
-        _read_nlvr2,
-        StatementSplit,
-        names=nlvr2.NAMES,
-        subset_files=nlvr2.subset_files,
-    ),
-    "scenes_nlvr2": Layout(
-        "nlvr/nlvr2/data",
-        "",
-        False,
-        "images/ and nlvr/nlvr2/data/{train,dev,test1}.json",
-        _read_nlvr2,
-        StatementSplit,
-        names=nlvr2.NAMES,
-        subset_files=nlvr2.subset_files,
-    ),
-    "snli_ve": Layout(
-        "",
-        "flickr30k-images",
-        True,
-        "flickr30k-images/ and snli_ve_{train,dev,test}.jsonl",
-        _read_snli_ve,
-        StatementSplit,
-        names=jsonl.SNLI_VE_NAMES,
-    ),
-    "jsonl": Layout(
-        None,
-        "",
-        False,
-        "a JSONL of image or images, text, label and optionally split",
-        _read_jsonl,
-        StatementSplit,
-        suffixes=lines.SUFFIXES,
-        images_beside=True,
-        rows=True,
-    ),
-}

@@ -19,7 +19,7 @@ SUFFIXES = (
     (".txt",),
     (".json",),
 )
-WANTED = "a table (CSV, TSV, JSONL, JSON, Parquet, Excel) of image, caption and optionally split"
+WANTED = "a table (CSV, TSV, JSONL, JSON, Parquet, Excel)"
 
 _METADATA = "metadata"  # Hugging Face's name for the table of a folder of pictures
 _HEAD = 4096

@@ -21,7 +21,7 @@ from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
 from mwa_lightning.backbones.checkpoints.fingerprint import fingerprint
 from mwa_lightning.data.images import colour_of
-from mwa_lightning.data.sources import LAYOUTS
+from mwa_lightning.data.layouts import LAYOUTS
 from mwa_lightning.data.subwords import make_tokenizer
 from mwa_lightning.data.text_cleaning import TextCleaning
 from mwa_lightning.data.tokenizers import Tokenizer

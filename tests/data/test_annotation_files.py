@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mwa_lightning.data.sources import LAYOUTS, find_source
+from mwa_lightning.data.layouts import LAYOUTS
+from mwa_lightning.data.sources import find_source
 from mwa_lightning.errors import DataError
 
 

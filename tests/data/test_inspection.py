@@ -72,7 +72,9 @@ def test_inspect__everything_at_once(write_karpathy: Write, workers: int) -> Non
         "unreadable image",
     ]
     assert report.shared_pictures == ["005.png (train) and 009.png (test)"]
-    assert report.notes == ["no val split: mwa-train needs one: add some"]
+    assert report.notes == [
+        "no val split: mwa-train needs one: data.val_share=0.05 makes one of 5 % of train, by a hash of the images"
+    ]
     text = format_report(report, most=1)
     for part in ("001.png", "002.png", "003.png", "and 1 more", "5 problems", "005.png (train) and 009.png (test)"):
         assert part in text
@@ -209,7 +211,7 @@ def test_inspect__statements_everything_at_once(write_statements: Write) -> None
     assert report.fatal
     assert [problem.kind for problem in report.problems] == [
         "another number of images",
-        "unusable entry",
+        "no label",
         "statement without words",
         "identifier used twice",
         "missing image",

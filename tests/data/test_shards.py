@@ -32,12 +32,13 @@ from safetensors.numpy import load, save
 from mwa_lightning.data import shard_writing, shards
 from mwa_lightning.data.images import FORMATS
 from mwa_lightning.data.inspection import format_report, inspect
+from mwa_lightning.data.layouts import LAYOUTS
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
 from mwa_lightning.data.shard_writing import Written, write_shards
 from mwa_lightning.data.shards import INDEX, SUMS, Shards, open_shards, read_sums
-from mwa_lightning.data.sources import LAYOUTS, Source, find_source
+from mwa_lightning.data.sources import Source, find_source
 from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.errors import ConfigError, DataError
 from mwa_lightning.whole_files import file_sha256

@@ -1,0 +1,68 @@
+"""SNLI-VE in its official files and in those of others: what is read, left out and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.snli_ve import read_snli_ve
+from mwa_lightning.errors import DataError
+
+
+def write(folder: Path, records: list[Any], name: str) -> Path:
+    (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / name
+
+
+def entailment(image: Any, label: str = "neutral", key: str = "Flickr30K_ID", **more: Any) -> dict[str, Any]:
+    record = {key: image, "gold_label": label, "sentence1": "not used", "sentence2": "A dog.", "captionID": "x"}
+    return {**record, "annotator_labels": [label], **more}
+
+
+def test_read_snli_ve__official_layout(tmp_path: Path) -> None:
+    write(tmp_path, [entailment("1", "entailment", pairID="1.jpg#0r1e"), entailment("1", "-")], "snli_ve_train.jsonl")
+    dev = [entailment("2.jpg", "contradiction", key="Flikr30kID"), entailment(3)]
+    write(tmp_path, dev, "snli_ve_dev.jsonl")
+    problems = Problems(collect=True)
+    splits = read_snli_ve(tmp_path, folder=tmp_path / "flickr30k-images", problems=problems)
+    assert problems.found == []
+    assert problems.notes == [f'{tmp_path / "snli_ve_train.jsonl"}: 1 lines with the label "-" are left out']
+    assert splits.keys() == {"train", "val"}
+    assert splits["train"].classes == ("contradiction", "neutral", "entailment")
+    assert splits["train"].statements.labels.tolist() == [2]
+    assert list(splits["train"].statements.identifiers) == ["1.jpg#0r1e"]
+    assert list(splits["val"].statements.texts) == ["A dog.", "A dog."]
+    assert splits["val"].statements.labels.tolist() == [0, 1]
+    paths = [str(Path(picture.path).relative_to(tmp_path)) for picture in splits["val"].pictures]
+    assert paths == ["flickr30k-images/2.jpg", "flickr30k-images/3.jpg"]
+
+
+def test_read_snli_ve__left_out_lines_are_logged_in_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, [entailment("1"), entailment("1", "-"), entailment("2", "-")], "snli_ve_test.jsonl")
+    splits = read_snli_ve(tmp_path, folder=tmp_path, problems=Problems())
+    assert len(splits["test"]) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f'{tmp_path / "snli_ve_test.jsonl"}: 2 lines with the label "-" are left out'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        ([entailment("1", "maybe")], "has the label 'maybe', which is none of the classes contradiction, neutral"),
+        ([entailment("", "neutral")], "line 1 lacks the number of its image"),
+        ([{"gold_label": "neutral"}], "line 1 lacks the number of its image"),
+        ([entailment("1", pairID="x"), entailment("2", pairID="x")], "line 2 (x) has the identifier of line 1"),
+        ([], "snli_ve_dev.jsonl lists no statements"),
+    ],
+)
+def test_read_snli_ve__unusable(tmp_path: Path, records: list[Any], says: str) -> None:
+    write(tmp_path, records, "snli_ve_dev.jsonl")
+    with pytest.raises(DataError) as caught:
+        read_snli_ve(tmp_path, folder=tmp_path, problems=Problems())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
