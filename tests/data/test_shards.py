@@ -163,7 +163,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_layouts__all_are_tested() -> None:
-    assert set(MAKE) == set(LAYOUTS)
+    assert {id(LAYOUTS[name]) for name in MAKE} == set(map(id, LAYOUTS.values()))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
