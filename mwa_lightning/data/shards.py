@@ -31,6 +31,7 @@ import numpy as np
 from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.shard_index import Contradiction, Index, OtherVersion, member_key, shard_name, unpacked
 from mwa_lightning.data.stores import DamagedShard, MissingImage, PictureStore
+from mwa_lightning.data.table_files import TARS
 from mwa_lightning.errors import DataError
 from mwa_lightning.regular_files import open_descriptor, read_file, require_file
 from mwa_lightning.whole_files import file_sha256
@@ -234,6 +235,8 @@ def open_shards(folder: Path) -> Shards:
         raise DataError(f"data.shards={folder}: there is no such folder; mwa-prepare data=... shards=DIR makes it")
     sums = read_sums(folder)
     if INDEX not in sums:
+        if any(folder.glob("[0-9]*.tar")):
+            raise DataError(f"data.shards={folder} holds {TARS}")
         raise DataError(
             f"data.shards={folder}: holds no shards of a data set, or not all of them: its {SUMS} names no {INDEX}; "
             "give the folder that mwa-prepare shards=DIR made"

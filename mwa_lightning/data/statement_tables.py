@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mwa_lightning.data.columns import is_address
 from mwa_lightning.data.delimited import folded
+from mwa_lightning.data.found_by_name import find_by_name
 from mwa_lightning.data.labels import Classes, classes_of, label_text
 from mwa_lightning.data.lines import Line
 from mwa_lightning.data.problems import Problems
@@ -33,6 +34,7 @@ class _Row(NamedTuple):
     text: Any
     label: str
     split: str | None
+    image_columns: tuple[str, ...]
 
 
 def read_statements(
@@ -49,7 +51,7 @@ def read_statements(
     A row holds `image` (a path), or `images` (a list of them) or a column for each, the same number in every row,
     `text`, `label`, and where wanted `split` and `identifier`; other usual names are known. Without a split, 90 % of
     the samples go to train, 5 % to val and 5 % to test by a hash of their images' paths: the statements about the same
-    images stay together.
+    images stay together. Photographs of Flickr30K, which SNLI-VE's columns number, are found by their names.
 
     Args:
         tables: The tables, with the split of each where it has one.
@@ -61,9 +63,11 @@ def read_statements(
         val_share: How much of train becomes val, where there is none.
     """
     rows: list[_Row] = []
+    image_columns: set[str] = set()
     for table in tables:
         problems.split = table.split
         for row in _rows(table, columns or {}, problems):
+            image_columns.update(row.image_columns)
             if rows and len(row.images) != len(rows[0].images):
                 problems.bad_row(
                     "another number of images",
@@ -94,7 +98,10 @@ def read_statements(
             label=names.of(row.label),
             images=row.images,
         )
-    return reader.build()
+    splits = reader.build()
+    if any(folded(column) in FLICKR for column in image_columns):
+        return cast(dict[str, StatementSplit], find_by_name(splits, store=store, problems=problems))
+    return splits
 
 
 def _rows(table: TableFile, given: Mapping[str, Any], problems: Problems) -> Iterator[_Row]:
@@ -129,6 +136,7 @@ def _rows(table: TableFile, given: Mapping[str, Any], problems: Problems) -> Ite
             text=line.record.get(columns.text),
             label=label,
             split=split,
+            image_columns=columns.images,
         )
 
 

@@ -21,6 +21,11 @@ SUFFIXES = (
 )
 WANTED = "a table (CSV, TSV, JSONL, JSON, Parquet, Excel)"
 
+TARS = (
+    "tar archives, as img2dataset writes them: unpack them into one folder, for example by "
+    "'cat *.tar | tar -x -i -C FOLDER', and give data=pairs data.root=FOLDER, which reads a.jpg with a.txt beside it"
+)
+_OF_TAR = re.compile(r"\d+(_stats\.json|\.parquet)")  # what img2dataset writes beside a tar
 _METADATA = "metadata"  # Hugging Face's name for the table of a folder of pictures
 _HEAD = 4096
 
@@ -177,6 +182,7 @@ def split_lists(table: Path) -> list[TableFile]:
 
 def _tables_in(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = [file for file in files if not _OF_TAR.fullmatch(file.name)]
     beside = {
         file.stem for file in files if file.suffix.lower() not in {suffix for kind in SUFFIXES for suffix in kind}
     }
@@ -229,6 +235,8 @@ def _nothing(root: Path, folders: Iterable[Path]) -> str:
             f"data.root {root} holds no table, but there is {shorten(below)}: give data.annotations={below[0]}, and "
             "data.images=. if its paths start from data.root"
         )
+    if any(root.glob("*.tar")):
+        return f"data.root {root} holds {TARS}"
     names = [folder.name for folder in folders]
     holds = "nothing of the kind"
     if names:
