@@ -79,10 +79,6 @@ class Problems:
             message = f"{message}; {way}"
         self.add(kind, message)
 
-    def skips(self, split: str | None) -> bool:
-        """Whether rows of a split may be left out, as long as there are not too many."""
-        return bool(self.skip_rows) and (split == "train" or self.skip_in_evaluation)
-
     def took(self, message: str) -> None:
         """Report what a file was taken for, so that a person sees whether that is right."""
         logger.info("%s", message)

@@ -87,9 +87,6 @@ def read_statements(
     for row, split in zip(rows, assign_splits(places, problems, val_share=val_share), strict=True):
         if split is None:
             continue
-        if problems.skips(split) and any(store.size(str(store.prefix / path)) is None for path in row.images):
-            problems.bad_row("missing image", f"{row.line.where}: an image is missing", split=split)
-            continue
         reader.add(
             row.line,
             split=split,

@@ -294,7 +294,7 @@ def test_read_statements__bad_rows_are_left_out_if_asked(tmp_path: Path) -> None
     records = [
         sample("a.jpg", "yes"),
         sample("b.jpg", "no"),
-        sample("none.jpg"),
+        sample("c.jpg", 0.5),
         sample("a.jpg", None),
         sample("a.jpg", text="-"),
     ]
