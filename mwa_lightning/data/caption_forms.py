@@ -84,12 +84,12 @@ class Form:
             if not isinstance(image, dict):
                 self._bad("unusable entry", f"{where} is no object: write one with filename, split and sentences")
                 continue
-            name, split, prefix = image.get("filename"), image.get("split"), image.get("filepath", "")
+            name, split, prefix = image.get("filename"), _split(image), image.get("filepath", "")
             if not _is_text(name) or not isinstance(prefix, str):
                 self._bad("unusable entry", f"{where} lacks a filename: add it")
                 continue
             where = f"{where} ({name})"
-            if not _is_text(split) and self.split is None:
+            if split is None and self.split is None:
                 self._bad("unusable entry", f"{where} lacks a split: add train, val or test")
                 continue
             sentences = image.get("sentences")

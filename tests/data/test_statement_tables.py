@@ -263,7 +263,11 @@ def test_read_statements__lists_of_others(tmp_path: Path) -> None:
         for i, (suffix, label) in enumerate([("", "x"), (".jpg", "y")])
     ]
     esnli = table(tmp_path, ",Flickr30kID,hypothesis,gold_label,explanation", rows)
-    assert sorted(n for split in read_table(esnli).values() for n in split.pictures.names) == ["7.jpg", "8.jpg"]
+    for name in ("7.jpg", "8.jpg"):
+        (tmp_path / "flickr30k-images").mkdir(exist_ok=True)
+        (tmp_path / "flickr30k-images" / name).touch()
+    paths = sorted(picture.path for split in read_table(esnli).values() for picture in split.pictures)
+    assert paths == [str(tmp_path / "flickr30k-images" / name) for name in ("7.jpg", "8.jpg")]
 
 
 def test_read_statements__tables_of_the_splits(tmp_path: Path) -> None:
