@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mwa_lightning.data.sources import LAYOUTS
+from mwa_lightning.data.layouts import LAYOUTS
 from mwa_lightning.errors import DataError
 
 BUILT_IN = ("scenes", "scenes_nlvr2")

@@ -172,7 +172,7 @@ def test_shards__same_data_set(layout: str, made: Callable[..., Source], tmp_pat
     source = made(layout)
     expected = _content(source)
     assert {"train", "val", "test"} <= expected.keys()
-    written = write_shards(source, tmp_path / "shards", shard_bytes=SMALL, outside=layout == "jsonl")
+    written = write_shards(source, tmp_path / "shards", shard_bytes=SMALL, outside=layout in ("statements", "jsonl"))
     shutil.rmtree(tmp_path / "set")  # nothing else is needed
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
     packed = find_source(layout=layout, root=None, shards=tmp_path / "shards")
