@@ -81,9 +81,11 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 
 def compose_checked(arguments: list[str]) -> DictConfig:
-    """The configuration of a run, known to be one that can be tried."""
+    """The configuration of one of several runs, known to be one that can be carried out."""
     config = _compose(arguments)
     _check(config)
+    if config.trainer.get("fast_dev_run"):
+        raise ConfigError("trainer.fast_dev_run: is a try of one run, which leaves nothing; try one of them alone")
     return config
 
 

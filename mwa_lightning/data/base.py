@@ -131,6 +131,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         self.skip_bad_rows = skip_bad_rows
         self.skip_bad_rows_in_eval = skip_bad_rows_in_eval
         self.skipped_rows = 0  # known after `setup`
+        self.only_first: int | None = None  # set before `setup`: how many images or statements are evaluated, to try
         self.domain = domain
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -188,6 +189,10 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             splits = self._source.read(problems)
             self.skipped_rows = len(problems.skipped)
             self._splits = {name: split for name, split in splits.items() if isinstance(split, self.split_type)}
+            if self.only_first is not None:
+                self._splits |= {
+                    name: split.first(self.only_first) for name, split in self._splits.items() if name != "train"
+                }
         if stage == "fit":
             self._look_at_training()
         needed = {

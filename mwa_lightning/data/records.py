@@ -143,6 +143,16 @@ class Pictures(Items[Picture]):
         assert len(self.paths) == len(self.names) == len(self.image_ids)
         assert self.labels is None or len(self.labels) == len(self.image_ids)
 
+    def first(self, count: int) -> Pictures:
+        """The first so many of them."""
+        return Pictures(
+            folder=self.folder,
+            paths=self.paths[:count],
+            names=self.names[:count],
+            image_ids=self.image_ids[:count].tolist(),
+            labels=None if self.labels is None else self.labels[:count],
+        )
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -225,6 +235,16 @@ class RetrievalSplit:
     def texts(self) -> Strings:
         """The captions, in file order."""
         return self.captions.texts
+
+    def first(self, count: int) -> RetrievalSplit:
+        """The first so many images, with their captions."""
+        places = np.flatnonzero(self.captions.image_index < count).tolist()
+        captions = Captions(
+            texts=[self.captions.texts[place] for place in places],
+            caption_ids=self.captions.caption_ids[places].tolist(),
+            image_index=self.captions.image_index[places].tolist(),
+        )
+        return RetrievalSplit(name=self.name, pictures=self.pictures.first(count), captions=captions)
 
     def sample_id(self, caption_index: int) -> str:
         """Name of an image-caption pair for people, as in `COCO_val2014_000000391895.jpg#770337`."""

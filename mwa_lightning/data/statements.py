@@ -6,7 +6,7 @@ As with captions, 530,000 statements are a few arrays and buffers, not a million
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -110,6 +110,22 @@ class StatementSplit:
     def texts(self) -> Strings:
         """The statements, in file order."""
         return self.statements.texts
+
+    def first(self, count: int) -> StatementSplit:
+        """The first so many statements."""
+        own = self.statements
+        statements = Statements(
+            texts=own.texts[:count],
+            identifiers=own.identifiers[:count],
+            labels=own.labels[:count].tolist(),
+            image_index=own.image_index[:count].tolist(),
+        )
+        return replace(
+            self,
+            statements=statements,
+            groups=None if self.groups is None else self.groups[:count],
+            subsets={name: members[:count] for name, members in self.subsets.items()},
+        )
 
     @property
     def images_a_sample(self) -> int:

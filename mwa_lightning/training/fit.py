@@ -58,6 +58,7 @@ from mwa_lightning.training.setup import (
 )
 from mwa_lightning.training.signals import Signals
 from mwa_lightning.training.slurm import batch_job
+from mwa_lightning.training.smoke_test import batches, of_a_run_or_a_try
 from mwa_lightning.training.stopping import StopAgreement, stopping
 from mwa_lightning.training.trainer_keys import check_trainer_keys, understood
 
@@ -69,6 +70,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
 
     Everything that can be wrong with configuration, files and data is found before the run directory is made.
     A directory that holds an earlier start of the same run is continued from its last checkpoint (see `resuming`).
+    A try (`trainer.fast_dev_run`) leaves nothing and returns nothing.
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
     cannot go on, StorageError if its directory cannot be written, Stopped if one of the `signals` came.
@@ -76,6 +78,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     stop = StopAgreement(signals or Signals())
     with (
         quiet(),
+        of_a_run_or_a_try(config) as config,
         ExitStack() as after_all,
         processes_of(config) as processes,
         console(rank=processes.rank),
@@ -83,7 +86,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
     ):
         config = processes.agree_on_config()
         settle_texts(config)
-        check_trainer_keys(config)
+        check_trainer_keys(config, trains=True)
         # Until no process of the run is left.
         run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))
         with stopping(config, stop, processes, run):
@@ -108,6 +111,8 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
                 run.write_config(config)
                 after_all.enter_context(run.removed_at(UserError.exit_code, unless="checkpoints/*.ckpt"))
             with run.logging(), dead_workers_named():
+                if batches(config):
+                    log.warning("trainer.fast_dev_run: only a try; metrics are of a few samples, and nothing is kept")
                 log.info("run directory: %s", run.path)
                 log.info("mwa_lightning %s", described())
                 inputs = _inputs(config, data, model, run) if processes.first else {}
@@ -151,6 +156,13 @@ def _run(
         coordinator=config.save_coordinator,
         callbacks=[stop],
     )
+    if count := batches(config):
+        stop.close = None
+        close(loggers)
+        log.info(
+            "trainer.fast_dev_run: training, validation and evaluation went through, with batches of each: %d", count
+        )
+        return {}
     figures = keeper.best_figures | figures  # what was measured now counts, should the split be val
     figures[FINISHED] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.

@@ -24,6 +24,7 @@ from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
 from mwa_lightning.training.processes import Processes, WorkerStrategy
 from mwa_lightning.training.run_directory import RunDirectory, new_directory
+from mwa_lightning.training.smoke_test import KEY, images_evaluated
 from mwa_lightning.training.strategies import FSDP, ShardedStrategy
 from mwa_lightning.training.trainer_keys import understood
 
@@ -63,6 +64,7 @@ def make_data(
         seed=config.seed,
         split=config.split,
     )
+    data.only_first = images_evaluated(config)
     processes.in_turn(data.prepare_data)
     for stage in stages:
         data.setup(stage)
@@ -123,7 +125,7 @@ def make_trainer(
     """Lightning's trainer with our own sampling, checkpoints and summary in place of its."""
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
-    arguments = {str(key): value for key, value in settings.items()}
+    arguments = {str(key): value for key, value in settings.items() if key != KEY}
     if arguments["strategy"] == FSDP:
         # Tensors that are made in inference mode, as gathered weights would be, cannot be trained with later.
         arguments |= {"strategy": ShardedStrategy(processes), "inference_mode": False}

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.smoke_test import KEY
 
 # Given by `make_trainer`.
 SET_HERE = frozenset(
@@ -32,7 +33,10 @@ SET_HERE = frozenset(
 # others are refused.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "barebones": ((False, None), "mwa-train would measure and save nothing; leave it out"),
-    "fast_dev_run": ((False, None, 0), "its metrics would be of one batch; take trainer.max_steps=1 for a quick try"),
+    "fast_dev_run": (
+        (False, None, 0),
+        "metrics would be of a part of the split; mwa-train takes it, one run at a time",
+    ),
     "limit_predict_batches": ((None, 1.0), "mwa_lightning does not predict by the Trainer; leave it out"),
     "limit_test_batches": ((None, 1.0), "metrics would be of a part of the split; give a smaller split to try"),
     "limit_val_batches": (
@@ -53,8 +57,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def check_trainer_keys(config: DictConfig) -> None:
-    """Raise ConfigError if a key of `trainer` is none of Lightning's Trainer, set here, or cannot be had."""
+def check_trainer_keys(config: DictConfig, *, trains: bool = False) -> None:
+    """Raise ConfigError if a key of `trainer` is none of Lightning's Trainer, set here, or cannot be had.
+
+    What `trains` may be a try (see `smoke_test`).
+    """
     keys = inspect.signature(pl.Trainer).parameters.keys() - SET_HERE
     for key, value in config.trainer.items():
         if key in SET_HERE:
@@ -62,6 +69,8 @@ def check_trainer_keys(config: DictConfig) -> None:
         if key not in keys:
             nearest = difflib.get_close_matches(str(key), sorted(keys), n=1, cutoff=0.0)[0]
             raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. Did you mean {nearest}?")
+        if trains and key == KEY:
+            continue
         harmless, why = REFUSED.get(str(key), ((value,), ""))
         if not any(value == each and type(value) is type(each) for each in harmless):
             raise ConfigError(f"trainer.{key}={value}: {why}")

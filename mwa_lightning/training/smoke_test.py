@@ -1,0 +1,52 @@
+"""A try of everything that a run does, with a few samples: `mwa-train +trainer.fast_dev_run=true`.
+
+As users of Lightning know it: so many batches of training, validation and evaluation; nothing is kept. Metrics of so
+few samples would pass for others, so there is no closing table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from omegaconf import DictConfig, open_dict
+
+from mwa_lightning.errors import ConfigError
+
+KEY = "fast_dev_run"
+
+
+def batches(config: DictConfig) -> int:
+    """How many batches of each kind are tried; 0 for a run that is none. Raises ConfigError for another value."""
+    value = config.trainer.get(KEY)
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise ConfigError(f"trainer.{KEY}={value}: want true, false or a number of batches")
+    return int(value or 0)
+
+
+def images_evaluated(config: DictConfig) -> int | None:
+    """How many images, or statements, are evaluated; None for all."""
+    count = batches(config)
+    return max(2, count * config.data.eval_batch_size) if count else None
+
+
+@contextmanager
+def of_a_run_or_a_try(config: DictConfig) -> Iterator[DictConfig]:
+    """The configuration of a run; of a try, one that leaves its files in a folder that is removed at the end.
+
+    Raises ConfigError for a try on several machines, which would not all see that folder.
+    """
+    count = batches(config)
+    if not count:
+        yield config
+        return
+    if config.trainer.num_nodes > 1:
+        raise ConfigError(f"trainer.{KEY}: is a try on one machine; set trainer.num_nodes=1")
+    with TemporaryDirectory(prefix="mwa_lightning_") as folder:
+        few = config.copy()
+        with open_dict(few):
+            few.run_dir, few.resume, few.logger = str(Path(folder) / "run"), "auto", {"name": "csv"}
+            few.trainer = {**few.trainer, "max_epochs": 1, "max_steps": count, "check_val_every_n_epoch": 1}
+        yield few
