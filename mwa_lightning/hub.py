@@ -27,6 +27,7 @@ from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.reasoning_heads import StatementShape
 from mwa_lightning.training.build import USUAL_SHAPES, build_model, image_options
 from mwa_lightning.training.lavis_texts import settle_texts
+from mwa_lightning.training.settled_weights import settle_weights
 
 
 class Loaded(NamedTuple):
@@ -121,6 +122,7 @@ def load(
         if "pair" in config.backbone:
             values["backbone.pair"] = shape.images == 2
     apply(config, Request(choices={}, values=values, added={}))
+    settle_weights(config)
     settle_texts(config, always=True)
     model, reader = build_model(config, shape)
     return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config), rule=rule))

@@ -38,11 +38,14 @@ def rows(file: str, *, columns: int) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", group_options("backbone"))
 def test_backbones__are_in_the_table_with_their_parameters(name: str) -> None:
     node = compose_groups("train", {"backbone": name}).backbone
+    files, where, shown = rows("docs/checkpoints.md", columns=4)[name]
+    if node.get("vision_width", 0) is None:
+        assert shown == "those of the file"
+        return
     with torch.device("meta"):
         backbone = instantiate(node)
         heads = retrieval_heads(backbone)
     count = sum(parameter.numel() for part in (backbone, heads) for parameter in part.parameters())
-    files, where, shown = rows("docs/checkpoints.md", columns=4)[name]
     assert shown == f"{count:,}"
     assert files
     assert where or name.endswith("_tiny")

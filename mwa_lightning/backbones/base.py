@@ -21,7 +21,8 @@ class Backbone(nn.Module):
 
     A subclass says which blocks a stream runs through (`layers`) and offers `encode_image`, `encode_text` and, where
     its streams include `fusion`, `fuse`. `text_positions` is how many tokens its table of positions has
-    room for. Raises ConfigError if the patch size does not divide the image size, or texts may be longer than that.
+    room for. With `leaves_rest` patches need not fill an image: what is left at its right and lower edge is not seen.
+    Raises ConfigError if the patch size does not divide the image size otherwise, or texts may be longer than that.
 
     Attributes:
         family: Which heads and files fit it.
@@ -53,9 +54,10 @@ class Backbone(nn.Module):
         max_text_length: int,
         image_mean: Sequence[float],
         image_std: Sequence[float],
+        leaves_rest: bool = False,
     ) -> None:
         super().__init__()
-        if image_size % patch_size:
+        if image_size < patch_size or (image_size % patch_size and not leaves_rest):
             below = max(image_size // patch_size, 1) * patch_size
             raise ConfigError(
                 f"backbone.image_size={image_size}: the patch size {patch_size} does not divide it; "

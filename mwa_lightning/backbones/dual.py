@@ -20,6 +20,28 @@ from mwa_lightning.errors import ConfigError
 
 Form = Literal["clip", "siglip"]
 
+# What is usual for each form, where neither a configuration nor the files of the weights say it.
+USUAL: dict[Form, dict[str, Any]] = {
+    "clip": {
+        "activation": "quick_gelu",
+        "norm_epsilon": 1e-5,
+        "image_size": 224,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resize": "crop",
+        "interpolation": "bicubic",
+    },
+    "siglip": {
+        "activation": "gelu_tanh",
+        "norm_epsilon": 1e-6,
+        "image_size": 224,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resize": "stretch",
+        "interpolation": "bilinear",
+    },
+}
+
 
 class ImageEmbedding(nn.Module):
     """Patches of an image with learned positions; for CLIP behind a CLS token, normed, and without a bias."""
@@ -92,8 +114,10 @@ class DualEncoder(Backbone):
 
     `form="clip"`: a CLS token and a norm before the blocks of images; a text token attends to itself and those before
     it. `form="siglip"`: neither; a text attends to all its tokens, padding included, so every text has
-    `max_text_length` tokens. `embedding_width` is that of the space in which the heads let both meet (for SigLIP 2 the
-    width of vision). `drop_path` is the highest rate of stochastic depth. As constructed the weights are random.
+    `max_text_length` tokens, and patches need not fill an image (384 px have 27 x 27 of 14 px, as upstream).
+    `embedding_width` is that of the space in which the heads let both meet (for SigLIP 2 the width of vision).
+    `drop_path` is the highest rate of stochastic depth. What is None is as usual for the form (`USUAL`). As constructed
+    the weights are random.
 
     Raises ConfigError if the form is unknown, or patches or texts do not fit.
     """
@@ -119,16 +143,22 @@ class DualEncoder(Backbone):
         text_ffn_width: int,
         embedding_width: int,
         patch_size: int,
-        image_size: int,
         vocabulary_size: int,
         text_positions: int,
         max_text_length: int,
-        activation: ActivationName,
-        norm_epsilon: float,
+        image_size: int | None = None,
+        activation: ActivationName | None = None,
+        norm_epsilon: float | None = None,
         drop_path: float = 0.0,
-        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
-        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
     ) -> None:
+        if form not in get_args(Form):
+            raise ConfigError(f"backbone.form={form}: choose one of {', '.join(get_args(Form))}")
+        usual = USUAL[form]
+        image_size = image_size or usual["image_size"]
+        activation = activation or usual["activation"]
+        norm_epsilon = norm_epsilon or usual["norm_epsilon"]
         super().__init__(
             name=name,
             patch_size=patch_size,
@@ -136,11 +166,10 @@ class DualEncoder(Backbone):
             vocabulary_size=vocabulary_size,
             text_positions=text_positions,
             max_text_length=max_text_length,
-            image_mean=image_mean,
-            image_std=image_std,
+            image_mean=image_mean or usual["image_mean"],
+            image_std=image_std or usual["image_std"],
+            leaves_rest=form == "siglip",
         )
-        if form not in get_args(Form):
-            raise ConfigError(f"backbone.form={form}: choose one of {', '.join(get_args(Form))}")
         if form == "siglip" and max_text_length != text_positions:
             raise ConfigError(
                 f"backbone.max_text_length={max_text_length}: {name} attends to its padding, so every text has "

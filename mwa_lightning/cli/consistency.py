@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -25,9 +26,12 @@ def check_model(config: DictConfig) -> None:
     for key in backbone:
         if str(key).endswith("heads"):
             width = str(key).removesuffix("heads") + "width"
+            if backbone[key] is None or backbone[width] is None:
+                continue  # as the weights say
             if backbone[width] % backbone[key]:
                 raise ConfigError(f"backbone.{key}={backbone[key]}: must divide backbone.{width}={backbone[width]}")
-    depth = max(backbone[key] for key in backbone if str(key).endswith("depth"))
+    depths = [backbone[key] for key in backbone if str(key).endswith("depth")]
+    depth = max(depths) if None not in depths else math.inf
     first_layer = config.adapter.get("first_layer", 0)
     if first_layer >= depth:
         raise ConfigError(
@@ -156,6 +160,8 @@ def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
 
 def _image_fits_patches(backbone: DictConfig) -> None:
     size, patch = backbone.image_size, backbone.patch_size
+    if size is None or patch is None or (backbone.get("form") == "siglip" and size >= patch):
+        return  # as the weights say, or as upstream: 384 px have 27 patches of 14 px
     if size % patch:
         below = size // patch * patch
         near = f"{below} or {below + patch}" if below else f"{patch}"

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.hub_names import hub_name
 
 # A rule returns the value as it shall stand in the configuration, or raises ValueError with what is wanted.
 Rule = Callable[[Any], Any]
@@ -148,7 +149,11 @@ def _resume(value: Any) -> str:
 
 def _weights(value: Any) -> str:
     text = _text(value)
-    return text if text == "random" or text.startswith("asset://") else _path(text)
+    if text == "random" or text.startswith(("asset://", "hf://")):
+        return text
+    if not Path(text).expanduser().exists() and (name := hub_name(text)) is not None:
+        raise ConfigError(f"backbone.checkpoint={text}: there is no such file; {name}")
+    return _path(text)
 
 
 def _tokenizer(value: Any) -> str:
@@ -360,12 +365,24 @@ RULES: dict[str, Rule] = {
     "logger.log_adapter": _flag,
 }
 
+# Of CLIP and SigLIP these may be null: they are as the files of the weights say.
+SAID_BY_WEIGHTS = frozenset(
+    f"backbone.{name}"
+    for name in (
+        *(f"{stream}_{size}" for stream in ("vision", "text") for size in ("width", "depth", "heads", "ffn_width")),
+        *("embedding_width", "patch_size", "image_size", "vocabulary_size", "text_positions", "max_text_length"),
+        *("activation", "norm_epsilon", "image_mean", "image_std", "resize", "interpolation"),
+    )
+)
+
 
 def check_values(config: DictConfig) -> None:
     """Hold every value against its rule; the first that fails is a ConfigError that says what is wanted."""
     for key, rule in RULES.items():
         if _has(config, key):
             value = OmegaConf.select(config, key)
+            if value is None and key in SAID_BY_WEIGHTS and "form" in config.backbone:
+                continue
             try:
                 OmegaConf.update(config, key, rule(value), merge=False)
             except ValueError as error:

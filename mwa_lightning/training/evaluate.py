@@ -29,6 +29,7 @@ from mwa_lightning.training.processes import gathered, is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.same_files import check_same_files
+from mwa_lightning.training.settled_weights import settle_weights
 from mwa_lightning.training.setup import (
     directory_of_run,
     evaluate_model,
@@ -66,6 +67,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         reproducible(config),
     ):
         config = processes.agree_on_config()
+        settle_weights(config)
         settle_texts(config)
         expected = config.get("expect")
         if expected is not None:

@@ -46,6 +46,7 @@ from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint, is_foreign, origin_of
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.same_files import check_same_files
+from mwa_lightning.training.settled_weights import settle_weights
 from mwa_lightning.training.setup import (
     directory_of_run,
     evaluate_model,
@@ -85,6 +86,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         reproducible(config),
     ):
         config = processes.agree_on_config()
+        settle_weights(config)
         settle_texts(config)
         check_trainer_keys(config, trains=True)
         # Until no process of the run is left.

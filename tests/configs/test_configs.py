@@ -330,6 +330,8 @@ def test_choice__instantiates(group: str, choice: str, tmp_path: Path) -> None:
     here = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1")
     plain = composed(f"{group}={choice}")
     small = [f"backbone.{pair}" for pair in SMALL.split() if pair.partition("=")[0] in plain.backbone]
+    if plain.backbone.text_positions is None:  # as the weights say
+        small += ["backbone.text_positions=64", "backbone.max_text_length=64"]
     # A set of statements has a task of its own.
     task = ["task=reasoning"] if statements(plain) and group == "data" else []
     config = composed(f"{group}={choice}", *task, *small, *here)

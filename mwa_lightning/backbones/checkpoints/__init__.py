@@ -19,11 +19,20 @@ from mwa_lightning.backbones.checkpoints.finding import Found, choose, find_mode
 from mwa_lightning.backbones.checkpoints.key_map import apply_key_map
 from mwa_lightning.backbones.checkpoints.loading import LoadReport, fill_backbone
 from mwa_lightning.backbones.checkpoints.other_models import named
-from mwa_lightning.backbones.checkpoints.reading import read_content, read_state
+from mwa_lightning.backbones.checkpoints.reading import read_content, read_state, weights_file
 from mwa_lightning.backbones.checkpoints.siglip import OPEN_CLIP_SIGLIP, SIGLIP
 from mwa_lightning.errors import CheckpointError, shorten
 
-__all__ = ["LoadReport", "load_backbone", "locate", "map_part", "official_state", "read_model", "read_state"]
+__all__ = [
+    "LoadReport",
+    "load_backbone",
+    "locate",
+    "map_part",
+    "official_state",
+    "read_model",
+    "read_state",
+    "weights_file",
+]
 
 # The kinds of files of each family of backbones, in the order in which they are tried.
 FORMATS: dict[Family, tuple[FileFormat, ...]] = {

@@ -54,11 +54,11 @@ def fill_backbone(backbone: Backbone, heads: nn.Module | None, found: Found, *, 
     state, form = found.state, found.form
     has, wanted = form.sizes(state), form.backbone_sizes(backbone)
     if has != wanted:
-        another = (
-            f"or choose backbone={has.split()[0]}, which reads its sizes"
-            if form.settings
-            else "or the backbone of this one"
-        )
+        another = "or the backbone of this one"
+        if form.settings is not None:
+            another = f"or choose backbone={has.split()[0]}, which reads the sizes from the file"
+            if has.startswith("siglip"):
+                another += " (SigLIP 1 and SigLIP 2 differ in the vocabulary), with the tokenizer of these weights"
         raise CheckpointError(
             f"{origin}: has {has}, but {backbone.name} is configured with {wanted}; give a checkpoint of "
             f"{backbone.name}, {another}"

@@ -64,7 +64,7 @@ _IN_FOLDERS = (
 )
 
 # What stands beside them and says how they want to be run.
-BESIDE = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+BESIDE = ("config.json", "preprocessor_config.json", "processor_config.json", "open_clip_config.json")
 
 _REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|<(?:class|function|built-in function) '?([\w.]+)")
 
