@@ -141,10 +141,10 @@ def test_dead_worker__one_line_and_the_run_goes_on(disturbed: Disturbed, happeni
     disturbed.ends("data.num_workers=0")
 
 
-def spoil(root: Path, to: Path) -> str:
-    """A copy of a data set whose training picture number 7 is none; returns its option."""
+def spoil(root: Path, to: Path, name: str = "train_7.jpg") -> str:
+    """A copy of a data set of which one picture is none; returns its option."""
     shutil.copytree(root, to)
-    (to / "train_7.jpg").write_bytes(b"an error page of some server")
+    (to / name).write_bytes(b"an error page of some server")
     return f"data.root={to}"
 
 
