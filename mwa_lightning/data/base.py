@@ -17,7 +17,7 @@ from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.identity import SplitIdentity, split_identity, tokenizer_identity
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.layouts import layout_named
-from mwa_lightning.data.learnable import check_learnable, shared_images
+from mwa_lightning.data.learnable import check_images_differ, check_learnable, shared_images
 from mwa_lightning.data.ledger import Ledger, Outcome
 from mwa_lightning.data.loading import Loader, ReplacingDataset
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
@@ -371,6 +371,8 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         """
         train = self.split("train")
         check_learnable(train)
+        assert self._source is not None
+        check_images_differ(train, self._source.store)
         for name, split in self._splits.items():
             if name != "train" and (count := shared_images(train, split)):
                 logger.warning(

@@ -44,7 +44,7 @@ def split_identity(split: RetrievalSplit | StatementSplit, store: PictureStore) 
         arrays.append(split.captions.image_index)
     for array in arrays:
         digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
-    for place in _spread(len(split.pictures)):
+    for place in spread(len(split.pictures)):
         try:
             with store.open(split.pictures[place].path) as file:
                 digest.update(hashlib.sha256(file.read()).digest())
@@ -55,10 +55,10 @@ def split_identity(split: RetrievalSplit | StatementSplit, store: PictureStore) 
 
 def tokenizer_identity(tokenizer: Tokenizer, split: RetrievalSplit | StatementSplit) -> str:
     """The SHA-256 of the ids of 64 texts of a split; a tokenizer may be a file, a folder or from a hub."""
-    texts = [split.texts[place] for place in _spread(len(split))]
+    texts = [split.texts[place] for place in spread(len(split))]
     return hashlib.sha256(repr(tokenizer.pieces(texts)).encode()).hexdigest()
 
 
-def _spread(count: int) -> list[int]:
+def spread(count: int) -> list[int]:
     """Up to 64 places of `count`, evenly spread."""
     return sorted({int(place) for place in np.linspace(0, count - 1, num=min(count, _LOOKED_AT))})

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from mwa_lightning.data.identity import spread
 from mwa_lightning.data.records import RetrievalSplit
 from mwa_lightning.data.statements import StatementSplit
+from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.errors import DataError
 
 AnySplit = RetrievalSplit | StatementSplit
 
 
 def check_learnable(split: AnySplit) -> None:
-    """Raise DataError if all samples of a training split have one image, one text or one class."""
+    """Raise DataError if all captions of a training split are of one image or one text, all statements of one class.
+
+    One statement about many images is a question that can be learned.
+    """
     if len(split) < 2:
         return  # the sampler says so
     first = split.texts[0]
-    if all(text == first for text in split.texts):
+    of_one_view = not isinstance(split, StatementSplit) or len(np.unique(split.statements.image_index, axis=0)) < 2
+    if of_one_view and all(text == first for text in split.texts):
         raise DataError(
             f"split {split.name}: all {len(split):,} {split.samples_are} are {first!r}: there is nothing to "
             "learn from one text; give others"
@@ -33,6 +39,26 @@ def check_learnable(split: AnySplit) -> None:
             f"split {split.name}: all {len(split):,} captions are of one image, {split.pictures.names[0]}: there are "
             "no negatives to learn from; give captions of other images"
         )
+
+
+def check_images_differ(split: AnySplit, store: PictureStore) -> None:
+    """Raise DataError if all images of a training split of captions have the same bytes; 64 of a large one are read."""
+    if isinstance(split, StatementSplit) or len(split.pictures) < 2:
+        return
+    first: bytes | None = None
+    for place in spread(len(split.pictures)):
+        try:
+            with store.open(split.pictures[place].path) as file:
+                content = file.read()
+        except (OSError, DataError):
+            return  # told where it is used
+        if first is not None and content != first:
+            return
+        first = content
+    raise DataError(
+        f"split {split.name}: its {len(split.pictures):,} images are one and the same file, such as "
+        f"{split.pictures.names[0]}: there are no negatives to learn from; give others"
+    )
 
 
 def shared_images(train: AnySplit, other: AnySplit) -> int:

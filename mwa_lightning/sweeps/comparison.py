@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
         label = folder.name if names.count(folder.name) == 1 else str(folder)
-        listed = folder.resolve() in seen
+        listed = any(path.is_relative_to(folder.resolve()) for path in seen)
         found = _found_in(folder, [label] if len(folders) > 1 else [], seen=seen)
         if not found and not listed:
             raise ConfigError(f"{folder}: neither it nor a folder below it is a run directory, with config.yaml in it")
@@ -80,7 +81,7 @@ def _found_in(folder: Path, labels: list[str], *, seen: set[Path]) -> list[Run]:
             ]
         except ConfigError:  # Hydra leaves a file of that name too
             unreadable = [Run(label, f"{RECORD} cannot be read", {}, {})]
-    if (folder / "config.yaml").is_file():
+    if os.path.lexists(folder / "config.yaml"):  # also what is no file: it is named then
         return [*unreadable, read_run(folder, label)]
     try:
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -103,13 +104,13 @@ def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
     measured: dict[str, float] = {}
     file = path / "config.yaml"
     try:
-        if file.is_file():
+        if os.path.lexists(file):
             config = _flat(read_yaml(file))
         file = path / "metrics.json"
-        if file.is_file():
-            measured = {name: float(value) for name, value in read_json(file).items()}
+        if os.path.lexists(file):
+            measured = {name: _number(value) for name, value in read_json(file).items()}
         file = path / "provenance.json"
-        if file.is_file() and config:
+        if os.path.lexists(file) and config:
             config |= _data_of(read_json(file), config)
     except (ValueError, OverflowError, AttributeError, TypeError, KeyError, OSError, RecursionError):
         return Run(label, f"{file.name} cannot be read", config, {})
@@ -121,6 +122,13 @@ def read_run(path: Path, label: str, *, noted: str | None = None) -> Run:
     else:
         state = "not finished" if config else "not started"
     return Run(label, state, config, measured)
+
+
+def _number(value: Any) -> float:
+    """A metric. Raises TypeError if it is no number, OverflowError if it is too large for one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def _data_of(provenance: Any, config: Mapping[str, Any]) -> dict[str, str]:

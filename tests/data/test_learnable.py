@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from mwa_lightning.data.learnable import check_learnable, shared_images
+from mwa_lightning.data.learnable import check_images_differ, check_learnable, shared_images
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
 from mwa_lightning.data.statements import StatementBuilder
+from mwa_lightning.data.stores import PictureFolder
 from mwa_lightning.errors import DataError
 
 
@@ -40,6 +43,30 @@ def test_check__statements_of_one_class(other: int) -> None:
     else:
         with pytest.raises(DataError, match="all 3 statements are labelled 'yes'"):
             check_learnable(builder.build())
+
+
+def test_check__one_statement_about_many_images_can_be_learned() -> None:
+    builder = StatementBuilder(name="train", folder="", classes=("no", "yes"))
+    for number in range(2):
+        builder.add(images=[(f"{number}.png", number)], text="is it red?", identifier=str(number), label=number)
+    check_learnable(builder.build())
+    builder = StatementBuilder(name="train", folder="", classes=("no", "yes"))
+    for number in range(2):
+        builder.add(images=[("a.png", 0)], text="is it red?", identifier=str(number), label=number)
+    with pytest.raises(DataError, match="all 2 statements are 'is it red\\?'"):
+        check_learnable(builder.build())
+
+
+def test_check__images_that_are_one_file(tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / f"{number}.png").write_bytes(b"picture")
+    names = [(str(tmp_path / f"{number}.png"), f"text {number}") for number in range(100)]
+    with pytest.raises(DataError, match="its 100 images are one and the same file, such as"):
+        check_images_differ(retrieval(*names), PictureFolder(tmp_path))
+    (tmp_path / "99.png").write_bytes(b"other")
+    check_images_differ(retrieval(*names), PictureFolder(tmp_path))
+    (tmp_path / "0.png").unlink()
+    check_images_differ(retrieval(*names), PictureFolder(tmp_path))
 
 
 def test_shared_images__by_their_paths() -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,8 @@ def test_read_runs__refused(tmp_path: Path, what: str, message: str) -> None:
         ("metrics.json", b'{"a": 1' + b"0" * 9000 + b"}"),
         ("metrics.json", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         ("metrics.json", b'{"a": {"b": 1}}'),
+        ("metrics.json", b'{"a": true}'),
+        ("metrics.json", b'{"a": "1.5"}'),
         ("metrics.json", b"\x00\xff" * 50),
         ("metrics.json", b" " * (17 << 20)),
         ("config.yaml", b"a: &a\n  b: *a\n"),
@@ -276,6 +279,19 @@ def test_table__split_that_is_no_word(tmp_path: Path) -> None:
 def test_read_runs__a_folder_and_one_below_it(sweep: Path) -> None:
     again = read_runs([sweep, sweep / "0", sweep])
     assert [run.label for run in again] == [f"{sweep.name}/{number}" for number in range(len(read_runs([sweep])))]
+
+
+def test_read_runs__a_folder_whose_runs_were_listed(sweep: Path) -> None:
+    again = read_runs([sweep, sweep / "0", sweep.parent])
+    assert [run.label for run in again] == [f"{sweep.name}/{number}" for number in range(len(read_runs([sweep])))]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "provenance.json"])
+def test_read_runs__what_is_no_file(name: str, tmp_path: Path) -> None:
+    run = leave(tmp_path / "run", None)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    assert [found.state for found in read_runs([tmp_path])] == [f"{name} cannot be read"]
 
 
 def test_table__of_runs_on_other_data(tmp_path: Path) -> None:
