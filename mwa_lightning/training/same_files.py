@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from mwa_lightning.backbones.checkpoints import locate
+from mwa_lightning.backbones.checkpoints import locate, weights_file
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.errors import DataError
 from mwa_lightning.training.processes import gathered
@@ -42,5 +42,6 @@ def _read(config: DictConfig, data: SplitDataModule[Any]) -> dict[str, str]:
     for key in ("backbone.tokenizer", "backbone.checkpoint", "adapter.checkpoint"):
         reference = OmegaConf.select(config, key)
         if reference is not None:
-            files[f"{key}={reference}"] = locate(reference)
+            weights = key == "backbone.checkpoint" and reference != "random"
+            files[f"{key}={reference}"] = weights_file(reference) if weights else locate(reference)
     return {name: file_sha256(path) for name, path in files.items() if path.is_file()}
