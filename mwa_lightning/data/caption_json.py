@@ -51,7 +51,7 @@ def read_caption_json(
         )
         return {}
     splits = _splits(entries, problems, val_share)
-    image_ids, labels = _image_ids(entries)
+    image_ids, labels = _image_ids(entries, several=len(given) > 1)
     keep_sentence_ids = _distinct([number for entry in entries for _, number in entry.captions])
     builders: dict[str, SplitBuilder] = {}
     owner: dict[int, str] = {}
@@ -91,15 +91,18 @@ def _splits(entries: list[Entry], problems: Problems, val_share: float | None) -
     return splits
 
 
-def _image_ids(entries: list[Entry]) -> tuple[list[int], list[str] | list[None]]:
+def _image_ids(entries: list[Entry], *, several: bool) -> tuple[list[int], list[str] | list[None]]:
     """Number and label of each entry's image.
 
-    The numbers are the file's, where every entry has one, and there are no labels then; else they count in file
+    The numbers are the file's, where every entry has one (of `several` files, where no two use one for different
+    images: each may count from 0), and there are no labels then; else they count in file
     order, and the labels are the file's ids where they are texts that tell the images apart, else the paths.
     """
     for key in ID_KEYS:
         if all(key in entry.given_ids for entry in entries):
-            return [entry.given_ids[key] for entry in entries], [None] * len(entries)
+            ids = [entry.given_ids[key] for entry in entries]
+            if not several or len({(i, entry.path) for i, entry in zip(ids, entries, strict=True)}) == len(set(ids)):
+                return ids, [None] * len(entries)
     places: dict[str, int] = {}
     numbers = [places.setdefault(entry.path, len(places)) for entry in entries]
     for key in ID_KEYS:

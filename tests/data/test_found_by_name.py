@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.shard_writing import write_shards
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.errors import DataError
 
@@ -112,3 +113,33 @@ def test_find_by_name__nlvr2(tmp_path: Path) -> None:
         source = find_source(layout="nlvr2", root=root, annotations=tmp_path / "nlvr/nlvr2/data")
         pictures = source.read(Problems())["train"].pictures
         assert [Path(picture.path) for picture in pictures] == [root / folder / f"train-5-0-img{i}.png" for i in (0, 1)]
+
+
+def test_find_by_name__in_shards(tmp_path: Path) -> None:
+    """Shards keep the paths at which pictures were found, and give them for those in the annotations."""
+    root = tmp_path / "set"
+    (root / "annotations").mkdir(parents=True)
+    for split, names in {"train": [T], "val": [V]}.items():
+        images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+        said = [{"id": i, "image_id": i, "caption": "a dog"} for i in range(len(names))]
+        data = {"images": images, "annotations": said}
+        (root / "annotations" / f"captions_{split}2014.json").write_text(json.dumps(data))
+    for name, folder in (("000000000009.jpg", "val2017"), ("000000000042.jpg", "train2017")):
+        files(root, f"{folder}/{name}")
+        (root / folder / name).write_bytes(b"\xff\xd8\xff" + name.encode())
+    write_shards(find_source(layout="coco", root=root), tmp_path / "shards", shard_bytes=10_000)
+    source = find_source(layout="coco", root=None, shards=tmp_path / "shards")
+    splits = source.read(Problems())
+    held = {
+        name: [source.store.open(picture.path).read()[3:] for picture in split.pictures]
+        for name, split in splits.items()
+    }
+    assert {name: split.pictures.image_ids.tolist() for name, split in splits.items()} == {"train": [0], "val": [1]}
+    assert held == {"train": [b"000000000009.jpg"], "val": [b"000000000042.jpg"]}
+
+
+def test_find_source__tars_of_img2dataset(tmp_path: Path) -> None:
+    files(tmp_path, "00000.tar", "00000.parquet", "00000_stats.json")
+    for place in ({"root": tmp_path}, {"root": None, "shards": tmp_path}):
+        with pytest.raises(DataError, match=r"holds tar archives, as img2dataset writes them: unpack them"):
+            find_source(layout="pairs", **place)
