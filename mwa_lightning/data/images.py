@@ -41,7 +41,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # A PNG names the colour that is transparent as its pixels have it; Pillow brings the pixels of these to 8 bits.
-_GRAY_STEPS = {"L;2": 85, "L;4": 17}
+_GRAY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
 _DEEP_COLOUR = "RGB;16B"
 
 
@@ -185,7 +185,7 @@ def _alpha(image: Image.Image, raw: str) -> Image.Image:
     """How opaque each pixel is, 0 to 255."""
     key = image.info.get("transparency")
     if raw in _GRAY_STEPS and isinstance(key, int):
-        image.info["transparency"] = key * _GRAY_STEPS[raw]
+        image.info["transparency"] = min(255, key * _GRAY_STEPS[raw])
     elif raw == _DEEP_COLOUR and isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in key)
     elif _is_deep(image):

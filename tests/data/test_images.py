@@ -120,6 +120,11 @@ def test_image_reader__transparent(kind: str, tmp_path: Path) -> None:
         assert not picture.has_transparency_data  # none that others would take into account once more
 
 
+def test_image_reader__transparent_bits(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png(1, 0, bytes([0b10 << 6]), b"\0\1"))
+    assert _pixels(replace(OWN, background=(7, 8, 9))(tmp_path / "a.png")).tolist() == [[[7, 8, 9], [0, 0, 0]]]
+
+
 def test_image_reader__half_transparent_and_opaque(tmp_path: Path, colours: np.ndarray) -> None:
     path = tmp_path / "a.png"
     for alpha, expected in ((128, (colours.astype(int) * 128 + 255 * 127) / 255), (255, colours)):
