@@ -57,8 +57,12 @@ class Backbone(nn.Module):
         leaves_rest: bool = False,
     ) -> None:
         super().__init__()
-        if image_size < patch_size or (image_size % patch_size and not leaves_rest):
-            below = max(image_size // patch_size, 1) * patch_size
+        if image_size < patch_size:
+            raise ConfigError(
+                f"backbone.image_size={image_size}: less than one patch of {patch_size} pixels; take a multiple of that"
+            )
+        if image_size % patch_size and not leaves_rest:
+            below = image_size // patch_size * patch_size
             raise ConfigError(
                 f"backbone.image_size={image_size}: the patch size {patch_size} does not divide it; "
                 f"take {below} or {below + patch_size}"

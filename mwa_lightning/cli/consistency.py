@@ -160,9 +160,17 @@ def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
 
 def _image_fits_patches(backbone: DictConfig) -> None:
     size, patch = backbone.image_size, backbone.patch_size
-    if size is None or patch is None or (backbone.get("form") == "siglip" and size >= patch):
-        return  # as the weights say, or as upstream: 384 px have 27 patches of 14 px
+    if size is None or patch is None:
+        return  # as the weights say
+    if patch > size:
+        raise ConfigError(
+            f"backbone.image_size={size}: less than one patch, backbone.patch_size={patch}; leave patch_size out, "
+            f"which is that of the weights, or take {patch} or a multiple"
+        )
+    if backbone.get("form") == "siglip":
+        return  # as upstream: 384 px have 27 patches of 14 px
     if size % patch:
         below = size // patch * patch
-        near = f"{below} or {below + patch}" if below else f"{patch}"
-        raise ConfigError(f"backbone.image_size={size}: not a multiple of the patch size {patch}; take {near}")
+        raise ConfigError(
+            f"backbone.image_size={size}: not a multiple of the patch size {patch}; take {below} or {below + patch}"
+        )
