@@ -87,15 +87,16 @@ class Layout:
 
         def hidden(stream: int) -> int:
             weight = state.get(f"{self.layers[stream]}.0.{self.up[stream]}.weight")
-            return 0 if weight is None else weight.shape[0]
+            return 0 if weight is None or not weight.ndim else weight.shape[0]
 
         kernel, table = state[self.patches], state[self.tokens]
         text_positions, positions = (
-            0 if key not in state else state[key].shape[-2] for key in (self.text_positions, self.positions)
+            0 if key not in state or state[key].ndim < 2 else state[key].shape[-2]
+            for key in (self.text_positions, self.positions)
         )
         projection = state.get(self.projection)
         joint = kernel.shape[0]
-        if self.form == "clip" and projection is not None:
+        if self.form == "clip" and projection is not None and projection.ndim == 2:
             joint = projection.shape[1] if projection.shape[0] == table.shape[1] else projection.shape[0]
         return {
             "vision_width": kernel.shape[0],
@@ -113,7 +114,9 @@ class Layout:
 
     def recognises(self, state: State, *also: str) -> bool:
         """Whether a file has images and texts, by these names, and `also` these tensors."""
-        return {self.patches, self.tokens, *also} <= state.keys() and state[self.patches].ndim == 4
+        if not {self.patches, self.tokens, *also} <= state.keys():
+            return False
+        return state[self.patches].ndim == 4 and state[self.tokens].ndim == 2
 
 
 def dual_format(

@@ -66,7 +66,7 @@ def described(path: Path, head: bytes) -> str | None:
         return "a JSON file, not weights; give the checkpoint file beside it, or the folder of both"
     if head and not _NO_TEXT.search(head):
         begin = " ".join(head[:40].decode(errors="replace").split())
-        return f"a text that begins with {begin!r}, not weights; {_AGAIN}"
+        return f"a text that begins with {begin!r}, not weights; give the checkpoint file, or {_AGAIN}"
     return None
 
 

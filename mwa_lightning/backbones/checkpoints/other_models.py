@@ -17,6 +17,11 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "merge it into its model (merge_and_unload, then save_pretrained) and give that folder",
     ),
     (
+        r"model\.(adapter|heads)\.",
+        "a checkpoint of a run of this package, not a whole model",
+        "`mwa-eval run=` takes the run's directory; give the pretrained weights as backbone.checkpoint",
+    ),
+    (
         r"(adapter|heads)\.",
         "an adapter of this package, not a whole model",
         "give it as adapter.checkpoint, and the pretrained weights as backbone.checkpoint",

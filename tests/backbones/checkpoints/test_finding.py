@@ -174,6 +174,7 @@ def test_load_backbone__tensor_that_is_not_known_is_still_refused(tmp_path: Path
         (["qformer.layernorm.weight", "vision_model.embeddings.class_embedding"], "BLIP-2"),
         (["base_model.model.x.q_proj.lora_A.weight"], "an adapter of PEFT"),
         (["adapter.enhancers.0.x", "heads.vision.weight"], "an adapter of this package"),
+        (["model.adapter.enhancers.0.x", "model.heads.vision.weight"], "a checkpoint of a run of this package"),
         (["layer1.0.conv1.weight"], "a ResNet"),
         (["model.embed_tokens.weight"], "a language model"),
         (["unheard_of"], "give an official file"),
