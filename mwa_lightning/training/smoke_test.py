@@ -6,6 +6,7 @@ few samples would pass for others, so there is no closing table.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from omegaconf import DictConfig, open_dict
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.training.slurm import step
 
 KEY = "fast_dev_run"
 
@@ -36,10 +38,12 @@ def images_evaluated(config: DictConfig) -> int | None:
 def of_a_run_or_a_try(config: DictConfig) -> Iterator[DictConfig]:
     """The configuration of a run; of a try, one that leaves its files in a folder that is removed at the end.
 
+    It is the first process's, which the others are told.
+
     Raises ConfigError for a try on several machines, which would not all see that folder.
     """
     count = batches(config)
-    if not count:
+    if not count or _of_further_process():
         yield config
         return
     if config.trainer.num_nodes > 1:
@@ -50,3 +54,9 @@ def of_a_run_or_a_try(config: DictConfig) -> Iterator[DictConfig]:
             few.run_dir, few.resume, few.logger = str(Path(folder) / "run"), "auto", {"name": "csv"}
             few.trainer = {**few.trainer, "max_epochs": 1, "max_steps": count, "check_val_every_n_epoch": 1}
         yield few
+
+
+def _of_further_process() -> bool:
+    """Whether this is not the first process of the run, whoever has started it."""
+    task = step()
+    return bool(int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) if task is None else task.rank)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +56,16 @@ def test_fit__a_try_leaves_the_run_in_its_directory_alone(make_config: MakeConfi
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     fit(make_config("+trainer.fast_dev_run=true", "optim.lr=0.1"))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_command__of_two_processes(tiny_run: list[str], tmp_path: Path) -> None:
+    words = [*tiny_run, "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=4", "+trainer.fast_dev_run=true"]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mwa_lightning.cli.train", *words]
+    subprocess.run(command, check=True, timeout=300, cwd=tmp_path, env=environment)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("mwa_lightning_")] == []
+    assert not (tmp_path / "logs").exists()
 
 
 def test_refused(make_config: MakeConfig, tiny_run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
