@@ -54,6 +54,15 @@ def test_leave_out_missing(write_karpathy: Write, write_statements: Write, layou
     assert any("rows that cannot be used are left out (data.skip_bad_rows)" in note for note in report.notes)
 
 
+def test_read__share_of_train_of_statements(write_statements: Write) -> None:
+    root = write_statements(splits={"train": 20, "test": 4})
+    whole = _rows(find_source(layout="jsonl", root=root))
+    parted = _rows(find_source(layout="jsonl", root=root, val_share=0.2))
+    assert sorted(parted) == ["test", "train", "val"]
+    assert sorted(parted["train"] + parted["val"]) == sorted(whole["train"])
+    assert parted["test"] == whole["test"]
+
+
 def test_leave_out_missing__wordless_captions_of_karpathy(write_karpathy: Write) -> None:
     def spoil(data: dict[str, Any]) -> None:
         data["images"][0]["sentences"][1]["raw"] = "."
