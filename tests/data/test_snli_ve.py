@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mwa_lightning.data.nlvr2 import read_nlvr2
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.snli_ve import read_snli_ve
 from mwa_lightning.errors import DataError
@@ -66,3 +67,31 @@ def test_read_snli_ve__unusable(tmp_path: Path, records: list[Any], says: str) -
         read_snli_ve(tmp_path, folder=tmp_path, problems=Problems())
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 7, -1.5, float("nan"), 10**400, "", "\0", "\ud800", [], [None], {"a": []}]
+)
+@pytest.mark.parametrize("form", ["official", "list"])
+def test_read__any_value_in_any_field(tmp_path: Path, value: Any, form: str) -> None:
+    """Of SNLI-VE and NLVR2: it is read, or one line says what is wrong."""
+    one = {"Flickr30K_ID": "1", "sentence2": "A dog.", "gold_label": "neutral", "pairID": "x"}
+    two = {"identifier": "dev-1-0-0", "sentence": "Dogs.", "label": "True", "directory": 5}
+    names = ("snli_ve_dev.jsonl", "dev.json")
+    if form == "list":
+        one = {"image": "1", "sentence": "A dog.", "label": "neutral"}
+        two = {"images": ["a.png", "b.png"], "sentence": "Dogs.", "label": "True"}
+        names = ("ve_dev.json", "nlvr_dev.json")
+    for sound, name, reads in ((one, names[0], read_snli_ve), (two, names[1], read_nlvr2)):
+        for key in sound:
+            records = [
+                {**sound, key: value},
+                {**sound, "pairID": "y", "identifier": "dev-2-0-0"} if form != "list" else sound,
+            ]
+            text = json.dumps(records) if form == "list" else "".join(json.dumps(record) + "\n" for record in records)
+            (tmp_path / name).write_text(text)
+            problems = Problems(collect=True)
+            splits = reads(tmp_path, folder=tmp_path, problems=problems)
+            assert sum(map(len, splits.values())) + len(problems.found) >= 1
+            assert all("\n" not in str(DataError(message)) for _, message in problems.found)
+            (tmp_path / name).unlink()
