@@ -17,7 +17,7 @@ from mwa_lightning.errors import ConfigError
 from mwa_lightning.file_locks import LOCK, Held, open_lock, others_in
 from mwa_lightning.made import in_directory
 from mwa_lightning.plain_files import read_yaml
-from mwa_lightning.training.run_directory import RunDirectory, write_atomically
+from mwa_lightning.training.run_directory import RunDirectory, looked_into, write_atomically
 from mwa_lightning.whole_files import writing
 
 RECORD = "multirun.yaml"
@@ -58,9 +58,12 @@ class SweepFolder:
 
     def read(self) -> list[Job]:
         """The jobs that `multirun.yaml` records, none if there is no such file. Raises ConfigError if it is damaged."""
-        if not self.record.is_file():
+        with looked_into(self.path):
+            known = self.record.is_file()
             # One that was killed at its very beginning leaves its lock, and a record that it had not finished.
-            if self.path.is_file() or others_in(self.path):
+            foreign = not known and (self.path.is_file() or others_in(self.path))
+        if not known:
+            if foreign:
                 raise ConfigError(f"run_dir={self.path}: has files but no {RECORD} of a sweep; choose an empty folder")
             return []
         try:

@@ -27,7 +27,7 @@ from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.processes import gathered, is_lost, processes_of
 from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.run_directory import RunDirectory
+from mwa_lightning.training.run_directory import RunDirectory, looked_into
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.settled_weights import settle_weights
 from mwa_lightning.training.setup import (
@@ -142,7 +142,9 @@ def _beginning_anew(signals: Signals) -> Iterator[None]:
 
 def _refuse_training_run(run: RunDirectory) -> None:
     """Raise ConfigError if the figures of a training run would be overwritten."""
-    if run.checkpoints.is_dir() or run.adapter.is_file():
+    with looked_into(run.path):
+        trained = run.checkpoints.is_dir() or run.adapter.is_file()
+    if trained:
         raise ConfigError(f"run_dir={run.path}: holds a training run; give the evaluation a directory of its own")
 
 

@@ -113,8 +113,12 @@ class RunDirectory:
     def check(self, config: DictConfig) -> bool:
         """Whether the directory holds an earlier start of this very run.
 
-        Raises ConfigError if it holds another run, or files that are not of a run.
+        Raises ConfigError if it holds another run, or files that are not of a run, or if it may not be looked into.
         """
+        with looked_into(self.path):
+            return self._check(config)
+
+    def _check(self, config: DictConfig) -> bool:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={self.path}: is a file; give a directory")
         others = self._holds_other_files()  # before: another process may be about to write the configuration
@@ -254,6 +258,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file. Raises StorageError if it cannot be written; an old file stays then."""
     with whole_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def looked_into(path: Path) -> Iterator[None]:
+    """Turns what the disk has against looking into a directory into a ConfigError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"run_dir={path}: cannot be looked into ({error.strerror}); choose another") from error
 
 
 @contextmanager

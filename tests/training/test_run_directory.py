@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -97,6 +99,19 @@ def test_check__a_directory_of_something_else(make_config: MakeConfig, tmp_path:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("dear")
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        RunDirectory(tmp_path / "run").check(make_config())
+
+
+def test_check__a_directory_that_may_not_be_looked_into(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For root there is none, so the kernel's answer is put in."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(ConfigError, match=r"run: cannot be looked into \(Permission denied\); choose another"):
         RunDirectory(tmp_path / "run").check(make_config())
 
 
