@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from mwa_lightning.adapters.files import is_ours, read_metadata
-from mwa_lightning.adapters.released import read_released, released_options
-from mwa_lightning.adapters.released_modex import holds_modex, modex_options
-from mwa_lightning.backbones.checkpoints import read_state
+from mwa_lightning.adapters.files import method_in
+from mwa_lightning.adapters.metadata import locate_adapter
+from mwa_lightning.cli.adopting import backbone_settings_of, header_of, method_of, settings_of
 from mwa_lightning.cli.composing import Request, apply, compose_groups
-from mwa_lightning.cli.menu import config_directory, group_options
+from mwa_lightning.cli.menu import group_options
 from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.cli.trusted import targets_of
 from mwa_lightning.data.images import colour_of, rule_of
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform
@@ -74,9 +72,10 @@ def load(
         name: The backbone, a file of `configs/backbone`: `beit3_tiny` (its weights ship with the package),
             `beit3_base`, `clip_b32`, `siglip2_base` and so on.
         checkpoint: Its weights, an official file, or the folder of one; `"random"` for none.
-        adapter: None for the frozen model (zero-shot); an `adapter.safetensors`, whose metadata name the
-            method and its settings; a `.pth` of the released code of MultiWay-Adapter or ModeX (with ModeX texts are
-            cleaned as in LAVIS, in which it was made); or the name of a method, freshly made.
+        adapter: None for the frozen model (zero-shot); an `adapter.safetensors`, or the run directory that it is in,
+            whose metadata name the method, its settings and what the backbone was like; a `.pth` of the released code
+            of MultiWay-Adapter or ModeX (with ModeX texts are cleaned as in LAVIS, in which it was made); or the name
+            of a method, freshly made.
         task: `retrieval`, `reasoning` or `entailment`; None = that of the adapter file, or retrieval. Where no adapter
             file says it, `reasoning` is of two images, true or false, and `entailment` of one image and three classes.
         tokenizer: The backbone's tokenizer: a file (`beit3.spm`), a folder, or `hf://OWNER/NAME`.
@@ -95,8 +94,9 @@ def load(
         raise ConfigError(
             f"there is no backbone {name!r}.{did_you_mean(name, backbones)} Choose one of {', '.join(backbones)}"
         )
-    method, values = _adapter(adapter)
-    metadata = _metadata(adapter)
+    method, file = _adapter(adapter)
+    header = None if file is None else header_of(file)
+    metadata = {} if header is None else header.metadata
     try:
         rule = rule_of(metadata.get("pictures", "{}"))
     except (ValueError, ConfigError, RecursionError) as error:
@@ -106,19 +106,24 @@ def load(
     task = task or metadata.get("task", "retrieval")
     if task not in group_options("task"):
         raise ConfigError(f"there is no task {task!r}. Choose one of {', '.join(group_options('task'))}")
+    with _outside_hydra():
+        config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
+    values: dict[str, Any] = {}
+    if file is not None:
+        settings = method_in(file)[1] if header is None else settings_of(header, config.adapter)
+        values = {f"adapter.{key}": value for key, value in settings.items()} | {"adapter.checkpoint": str(file)}
+    if header is not None:
+        of_backbone = backbone_settings_of(header, config.backbone)
+        values |= {f"backbone.{key}": value for key, value in of_backbone.items()}
     given = {"checkpoint": checkpoint, "tokenizer": tokenizer, "image_size": image_size}
     for key, value in given.items():
         if value is not None:
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value
-    with _outside_hydra():
-        config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
     shape = None
     if about_statements(config):
         shape = USUAL_SHAPES[task]
-        if "images" in metadata:
-            shape = StatementShape(
-                images=json.loads(metadata["images"]), classes=tuple(json.loads(metadata["classes"]))
-            )
+        if header is not None and header.images is not None:
+            shape = StatementShape(images=header.images, classes=header.classes)
         if "pair" in config.backbone:
             values["backbone.pair"] = shape.images == 2
     apply(config, Request(choices={}, values=values, added={}))
@@ -140,53 +145,22 @@ def _outside_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = theirs
 
 
-def _adapter(adapter: str | Path | None) -> tuple[str, dict[str, Any]]:
-    """The choice of `configs/adapter`, and its keys, that a method's name or an adapter file stands for."""
+def _adapter(adapter: str | Path | None) -> tuple[str, Path | None]:
+    """The choice of `configs/adapter` that a method's name or an adapter file stands for, and the file.
+
+    A file may come from anywhere, so the class that it names is only compared with those of the configs, never
+    imported.
+    """
     methods = group_options("adapter")
     if adapter is None:
-        return "none", {}
+        return "none", None
     if str(adapter) in methods:
-        return str(adapter), {}
-    path = Path(adapter).expanduser()
+        return str(adapter), None
+    path = locate_adapter(Path(adapter).expanduser())
     if not path.is_file():
         raise ConfigError(
             f"adapter={adapter}: neither a file nor a method.{did_you_mean(str(adapter), methods)} Give an "
             f"adapter.safetensors, or one of {', '.join(methods)}"
         )
-    if is_ours(path):
-        method, values = _from_metadata(path)
-    else:
-        content = read_state(path)
-        options: Mapping[str, int | bool | str]
-        if holds_modex(content):
-            method, options = "modex", modex_options(content, origin=path)
-        else:
-            method, options = "mwa", released_options(read_released(path))
-        values = {f"adapter.{key}": value for key, value in options.items()}
-    return method, values | {"adapter.checkpoint": str(path)}
-
-
-def _metadata(adapter: str | Path | None) -> dict[str, str]:
-    """What an adapter file of ours says of itself; nothing where there is none."""
-    path = None if adapter is None else Path(adapter).expanduser()
-    return read_metadata(path) if path is not None and path.is_file() and is_ours(path) else {}
-
-
-def _from_metadata(path: Path) -> tuple[str, dict[str, Any]]:
-    """The method and the settings that an adapter file names, with `backbone.image_size` where the file has it.
-
-    A file may come from anywhere, so its `_target_` is only compared with those of our own configs, never
-    imported.
-    """
-    metadata = read_metadata(path)
-    try:
-        node, size = json.loads(metadata.get("config", "")), json.loads(metadata.get("image_size", "null"))
-    except json.JSONDecodeError:
-        node, size = {}, None
-    target = node.pop("_target_", None) if isinstance(node, dict) else None
-    for method in group_options("adapter"):
-        shipped = yaml.safe_load((config_directory() / "adapter" / f"{method}.yaml").read_text(encoding="utf-8"))
-        if shipped["_target_"] == target:
-            values = {f"adapter.{key}": value for key, value in node.items()}
-            return method, values if size is None else values | {"backbone.image_size": size}
-    raise CheckpointError(f"{path}: its method {target} is none of {', '.join(group_options('adapter'))}")
+    header = header_of(path)
+    return targets_of("adapter")[str(method_in(path)[0])] if header is None else method_of(header), path

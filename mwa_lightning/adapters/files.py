@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mwa_lightning.adapters.released import read_released
-from mwa_lightning.adapters.released_modex import holds_modex, modex_trained
+from mwa_lightning.adapters.foreign import described_as, is_released
+from mwa_lightning.adapters.metadata import FORMAT, read_header, tensor_names
+from mwa_lightning.adapters.modex import ModeX
+from mwa_lightning.adapters.mwa import MultiWayAdapter
+from mwa_lightning.adapters.released import read_released, released_options
+from mwa_lightning.adapters.released_modex import holds_modex, modex_options, modex_trained
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import read_state
 from mwa_lightning.errors import CheckpointError, shorten
@@ -20,7 +25,7 @@ from mwa_lightning.regular_files import open_file
 from mwa_lightning.sharded_tensors import laid_out_like
 from mwa_lightning.tensor_files import write_tensors
 
-FORMAT = "mwa_lightning adapter 1"
+_DOWN = re.compile(r"adapter\..*?_(\d+)(?:_\w+)?\.(?:bottleneck\.)?down\.weight$")
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -39,7 +44,28 @@ def save_adapter(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[s
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of an adapter file. Raises CheckpointError if it is missing or none of ours."""
-    return _read(path)[1]
+    return read_header(path).metadata
+
+
+def method_in(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """The class of the method that an adapter file is of, and the settings that it tells.
+
+    A file of ours has both in its metadata, as whoever wrote it says; one of the authors' code shows them in its
+    tensors, but for the scale and the temperature. Raises CheckpointError for a file that is no adapter.
+    """
+    if is_ours(path):
+        header = read_header(path)
+        return header.target, header.settings
+    state = read_state(path)
+    if not is_released(state):
+        raise CheckpointError(f"{path}: {described_as(state)}")
+    kind: type[nn.Module] = MultiWayAdapter
+    options: Mapping[str, Any]
+    if holds_modex(state):
+        kind, options = ModeX, modex_options(state, origin=path)
+    else:
+        options = released_options(read_released(path))
+    return f"{kind.__module__}.{kind.__qualname__}", dict(options)
 
 
 def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
@@ -56,6 +82,22 @@ def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
         fill_trainable(model, heads | _read_pth(path, model, trained), origin=str(path))
         return
     fill_trainable(model, _read_for(path, fingerprint)[0], origin=str(path))
+
+
+def check_sizes(path: Path, shapes: Mapping[str, torch.Size], *, all_of_them: bool) -> None:
+    """Compare the adapter of a file with that of a model, `shapes` by name, before the latter is allocated.
+
+    Raises CheckpointError if what both have is of another shape, or, of a file for this very task, either has more.
+    """
+    theirs = {name: shape for name, shape in read_header(path).shapes.items() if name.startswith("adapter.")}
+    odd = {name for name in theirs.keys() & shapes.keys() if theirs[name] != tuple(shapes[name])}
+    if all_of_them:
+        odd |= theirs.keys() ^ shapes.keys()
+    if odd:
+        name = min(odd)
+        pair = [tuple(found[name]) if name in found else "none" for found in (theirs, shapes)]
+        why = _other_size(theirs, shapes) or f"{name} is {pair[0]}, not {pair[1]}"
+        raise CheckpointError(f"{path}: does not fit this adapter ({why}); compose the adapter it was trained with")
 
 
 def load_fitting(
@@ -99,7 +141,7 @@ def load_fitting(
 
 
 def is_ours(path: Path) -> bool:
-    """Whether an adapter file is in our form, safetensors, rather than one of torch, whatever it is called.
+    """Whether an adapter file is in our form, rather than one of the authors' code, whatever it is called.
 
     Where the content tells neither, and where there is no file, its name decides who shall say so. Raises
     CheckpointError for a file of torch that is called `.safetensors`, which could only be read under another name.
@@ -110,7 +152,7 @@ def is_ours(path: Path) -> bool:
     except OSError:
         head = b""
     if head[8:] == b"{":  # after the length of the header, which is JSON
-        return True
+        return not is_released(tensor_names(path) or ())
     named_so = path.suffix == ".safetensors"
     if head.startswith((b"PK", b"\x80")):  # a zip archive or a pickle: the two forms of torch
         if named_so:
@@ -133,14 +175,34 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
         if state[name].shape != trainable[name].shape
     ]
     if missing or unexpected or misshapen:
+        shapes = [{name: tuple(value.shape) for name, value in of.items()} for of in (state, trainable)]
+        if size := _other_size(*shapes):
+            raise CheckpointError(f"{origin}: {size}; give backbone= of that size, or an adapter of this one")
         problems = [("missing", missing), ("not expected", unexpected), ("of another shape", misshapen)]
         detail = "; ".join(f"{what}: {shorten(names)}" for what, names in problems if names)
         raise CheckpointError(
             f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with"
         )
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{origin}: {name} has values that are no finite fractions; give another file")
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(laid_out_like(state[name], parameter))
+
+
+def _other_size(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """In what the models differ that two adapters are for, by their bottlenecks; empty if in nothing."""
+
+    def size(shapes: Mapping[str, Any]) -> tuple[list[int], int]:
+        found = [(int(matched[1]), shape[-1]) for name, shape in shapes.items() if (matched := _DOWN.match(name))]
+        return sorted({width for _, width in found}), 1 + max((layer for layer, _ in found), default=-1)
+
+    (widths, layers), (own_widths, own_layers) = size(theirs), size(ours)
+    if not widths or not own_widths or widths == own_widths:
+        return ""
+    here = f"width {own_widths[0]} and {own_layers}"
+    return f"it is for a model of width {widths[0]} and {layers} layers, and this one has {here}"
 
 
 def _read_pth(path: Path, model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,14 +227,10 @@ def _read_for(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such adapter file; give the adapter.safetensors of a run directory")
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); is it cut short?") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an adapter file of this package (it has no '{FORMAT}' mark)")
-    return state, metadata
+    return state, header.metadata

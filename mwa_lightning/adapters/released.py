@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mwa_lightning.adapters.foreign import described_as
 from mwa_lightning.backbones.checkpoints.beit3 import HEADS
 from mwa_lightning.backbones.checkpoints.reading import read_state
 from mwa_lightning.errors import CheckpointError, shorten
@@ -33,17 +34,15 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
-    for key, tensor in read_state(path).items():
+    state = read_state(path)
+    for key, tensor in state.items():
         name = _our_name(key)
         if name is not None:
             found[name] = tensor
         elif _ADAPTER.fullmatch(key) or not key.startswith("beit3."):
             unknown.append(key)
     if not any(name.startswith("adapter.") for name in found):
-        raise CheckpointError(
-            f"{path}: holds no adapter of the released MultiWay-Adapter code (keys like "
-            "beit3.encoder.layers.0.adaptmlp_text.down_proj.weight); give such a .pth, or a .safetensors of ours"
-        )
+        raise CheckpointError(f"{path}: {described_as(state)}")
     if unknown:
         raise CheckpointError(
             f"{path}: has parts that this MultiWay-Adapter lacks ({shorten(unknown)}); give a file "

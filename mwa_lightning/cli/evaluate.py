@@ -60,11 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: list[str]) -> DictConfig:
+    from mwa_lightning.cli.adopting import adopt, recomposing
     from mwa_lightning.cli.composing import apply, compose_groups, read_request
 
     request = read_request(arguments, config_name="evaluate")
     alone = request.values.get("run") is None
     config = compose_groups("evaluate", request.choices) if alone else _of_run(request)
+    config = adopt(config, request, recomposing("evaluate", request), evaluation=True)
     apply(config, request)
     return config
 

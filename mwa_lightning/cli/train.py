@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: list[str]) -> DictConfig:
+    from mwa_lightning.cli.adopting import adopt, recomposing
     from mwa_lightning.cli.composing import apply, compose_groups, read_request
 
     request = read_request(arguments, config_name="train")
@@ -76,6 +77,7 @@ def _compose(arguments: list[str]) -> DictConfig:
     if not {"backbone", "adapter", "task", "data", "experiment"} & request.choices.keys():
         request.choices["experiment"] = _DEMO
     config = compose_groups("train", request.choices)
+    config = adopt(config, request, recomposing("train", request), evaluation=False)
     apply(config, request)
     return config
 

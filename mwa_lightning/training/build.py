@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from torch import nn
 
 import mwa_lightning
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import is_ours, load_adapter, load_fitting, read_metadata
+from mwa_lightning.adapters.files import check_sizes, is_ours, load_adapter, load_fitting, method_in
 from mwa_lightning.adapters.forms import one_image_sources
+from mwa_lightning.adapters.metadata import BACKBONE_SETTINGS, FREE_SETTINGS, read_header
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.checkpoints import load_backbone, locate
@@ -64,7 +65,12 @@ def instantiate(node: DictConfig, **further: Any) -> Any:
     arguments = OmegaConf.to_container(node, resolve=True)
     assert isinstance(arguments, dict)
     known = {str(key): value for key, value in arguments.items() if key not in OURS}
-    return get_class(node._target_)(**known, **further)
+    kind = get_class(node._target_)
+    try:
+        inspect.signature(kind).bind(**known, **further)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__} cannot be made from its keys in the configuration: {error}") from error
+    return kind(**known, **further)
 
 
 def build_model(config: DictConfig, shape: StatementShape | None = None) -> tuple[AdaptedModel, Tokenizer]:
@@ -162,6 +168,10 @@ def attach(
     Its initial values depend on the seed alone, not on what was done before. To `start` training, the file may be of
     another task: what fits is used, and what is new is named in a warning.
     """
+    path = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)
+    if path is not None and not config.adapter._target_.endswith(".NoAdapter"):
+        _check_settings(config, path)
+        _check_sizes(config, path, heads)
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter)
     model: AdaptedModel
@@ -169,11 +179,10 @@ def attach(
         model = ReasoningModel(backbone=backbone, adapter=adapter, heads=heads)
     else:
         model = RetrievalModel(backbone=backbone, adapter=adapter, heads=heads)
-    if config.adapter.checkpoint is not None:
+    if path is not None:
         if isinstance(adapter, NoAdapter):
             raise ConfigError("adapter.checkpoint: adapter=none has nothing to load; choose the adapter of the file")
-        path = Path(config.adapter.checkpoint)
-        if start and is_ours(path) and read_metadata(path).get("task", config.task.name) != config.task.name:
+        if start and _of_other_task(config, path):
             _start_from(path, config, model)
         else:
             _check_origin(path, config.task.name, model)
@@ -181,11 +190,50 @@ def attach(
     return model
 
 
+def _check_settings(config: DictConfig, path: Path) -> None:
+    """Hold the configuration against what an adapter file says of its method, and warn of what it says of the backbone.
+
+    Raises CheckpointError if the file is of another method, or of other settings than change nothing.
+    """
+    target, settings = method_in(path)
+    node = config.adapter
+    given = {f"adapter.{key}": (value, node.get(key)) for key, value in settings.items() if key not in FREE_SETTINGS}
+    differing = {key: said for key, (said, own) in given.items() if said != own}
+    words = " ".join(f"{key}={value}" for key, value in differing.items())
+    if target is not None and target != node._target_:
+        theirs, own = target.rpartition(".")[2], node._target_.rpartition(".")[2]
+        raise CheckpointError(f"{path}: is an adapter of {theirs}, not of {own}: choose its adapter= ({words})")
+    if differing:
+        raise CheckpointError(f"{path}: its adapter is another than the configuration says: give {words}")
+    if is_ours(path):
+        backbone = config.backbone
+        of_it = {key: value for key, value in read_header(path).backbone_settings.items() if key in backbone}
+        other = [f"{key}={value} (here: {backbone[key]})" for key, value in of_it.items() if value != backbone[key]]
+        if other:
+            log.warning("%s: was trained with backbone.%s", path, shorten(other))
+
+
+def _of_other_task(config: DictConfig, path: Path) -> bool:
+    return is_ours(path) and (read_header(path).task or config.task.name) != config.task.name
+
+
+def _check_sizes(config: DictConfig, path: Path, heads: EmbeddingHeads | ReasoningHeads) -> None:
+    """Raise CheckpointError if the adapter of a file is of another size, before anything of that size is made."""
+    if not is_ours(path):
+        return
+    with torch.device("meta"):
+        form = instantiate(config.backbone)
+        adapter: AdapterMethod = instantiate(config.adapter)
+        adapter.attach(form, nn.Module(), streams=heads.streams)
+    shapes = {f"adapter.{name}": parameter.shape for name, parameter in adapter.named_parameters()}
+    check_sizes(path, shapes, all_of_them=not _of_other_task(config, path))
+
+
 def _start_from(path: Path, config: DictConfig, model: AdaptedModel) -> None:
     """Fill what fits from the adapter file of another task, on this form of the backbone or on that for one image."""
     backbone, heads = model.backbone, model.heads
     part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
-    identity = read_metadata(path)["fingerprint"]
+    identity = read_header(path).fingerprint
     sources: dict[str, str] | None = None
     if identity == backbone.one_image_fingerprint:
         node = config.backbone.copy()
@@ -204,12 +252,12 @@ def _check_origin(path: Path, task: str, model: AdaptedModel) -> None:
     """Raise CheckpointError if an adapter file says that it was trained for another task, or for other classes."""
     if not is_ours(path):
         return
-    metadata = read_metadata(path)
-    trained_for = metadata.get("task", task)
+    header = read_header(path)
+    trained_for = header.task or task
     if trained_for != task:
         raise CheckpointError(f"{path}: was trained for task={trained_for}, not for task={task}; choose its task")
-    if isinstance(model, ReasoningModel) and "classes" in metadata:
-        trained = StatementShape(json.loads(metadata["images"]), tuple(json.loads(metadata["classes"])))
+    if isinstance(model, ReasoningModel) and header.images is not None:
+        trained = StatementShape(header.images, header.classes)
         if trained != model.heads.shape:
             raise CheckpointError(
                 f"{path}: was trained on {trained}, and these statements have {model.heads.shape}; take data like its "
@@ -224,8 +272,9 @@ def adapter_metadata(config: DictConfig, model: AdaptedModel) -> dict[str, Any]:
     if isinstance(model, ReasoningModel):
         shape = model.heads.shape
         statements = {"images": shape.images, "classes": list(shape.classes)}
-    node = OmegaConf.to_container(config.adapter, resolve=True)
+    node, about_backbone = (OmegaConf.to_container(part, resolve=True) for part in (config.adapter, config.backbone))
     assert isinstance(node, dict)
+    assert isinstance(about_backbone, dict)
     return {
         "method": str(config.adapter._target_).rsplit(".", 1)[-1],
         "task": str(config.task.name),
@@ -235,6 +284,7 @@ def adapter_metadata(config: DictConfig, model: AdaptedModel) -> dict[str, Any]:
         "version": mwa_lightning.__version__,
         "image_size": backbone.image_size,
         "pictures": _pictures(config),
+        "backbone_settings": {key: about_backbone[key] for key in BACKBONE_SETTINGS if key in about_backbone},
         "config": {key: value for key, value in node.items() if key != "checkpoint"},
     }
 

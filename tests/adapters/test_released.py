@@ -137,11 +137,14 @@ def test_read_released__parts_that_ours_lacks_are_refused(tmp_path: Path, key: s
 def test_read_released__file_without_an_adapter_is_refused(tmp_path: Path) -> None:
     model = make()
     path = write(tmp_path, official_state(model.backbone, model.heads))
-    with pytest.raises(CheckpointError, match="holds no adapter of the released MultiWay-Adapter code"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"a whole model \(BEiT-3\) without an adapter: give it as backbone\.checkpoint",
+    ):
         read_released(path)
 
 
 def test_read_released__is_no_module_state(tmp_path: Path) -> None:
     torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(CheckpointError, match="holds no adapter"):
+    with pytest.raises(CheckpointError, match="not an adapter file: it holds weight, bias"):
         read_released(tmp_path / "linear.pth")
