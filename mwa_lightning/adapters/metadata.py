@@ -43,7 +43,8 @@ class Header:
     """The head of an adapter file of ours.
 
     `target` is the class of the method and `settings` its other keys, None and empty in a file that does not say;
-    `backbone_settings` those of `BACKBONE_SETTINGS` that it was trained with, and `image_size`. `images` and `classes` are of statements.
+    `backbone_settings` are those of `BACKBONE_SETTINGS` that it was trained with, and `image_size`. `images` and
+    `classes` are of statements.
     """
 
     path: Path
