@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -217,6 +218,45 @@ def test_load__mistakes_are_one_line(
     with pytest.raises(error, match=said) as caught:
         mwa_lightning.load(name, tokenizer=tokenizer_file, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_load__what_the_run_had_set_on_its_backbone(call: Callable[..., Loaded], tmp_path: Path) -> None:
+    settings = {"resize": "crop", "interpolation": "bilinear", "image_mean": [0.1, 0.2, 0.3], "max_text_length": 9}
+    config = compose_groups("train", {"backbone": "beit3_tiny", "adapter": "head_only"})
+    values = {f"backbone.{key}": value for key, value in settings.items()}
+    apply(config, Request(choices={}, values=values, added={}))
+    model = call().model
+    model.heads.requires_grad_(True)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, trained_state(model), metadata=adapter_metadata(config, model))
+    loaded = call("random", tmp_path)  # the run directory
+    assert (loaded.transform.resize, loaded.transform.interpolation) == ("crop", "bilinear")
+    assert loaded.model.backbone.image_mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert loaded.tokenizer([" ".join(TEXTS * 9)])[0].shape == (1, 9)
+
+
+def test_load__metadata_of_a_stranger(call: Callable[..., Loaded], tmp_path: Path) -> None:
+    """Nothing that they say is resolved, or allocated where the file's own tensors say otherwise."""
+    model = call("random", "mwa").model
+    config = compose_groups("train", {"backbone": "beit3_tiny", "adapter": "mwa"})
+    metadata, state, path = adapter_metadata(config, model), trained_state(model), tmp_path / "adapter.safetensors"
+    followed: list[str] = []
+    OmegaConf.register_new_resolver("strange", lambda word: followed.append(word) or 64, replace=True)
+    for change, said in (
+        ({"mid_dim": "${strange:x}"}, "are not followed"),
+        ({"mid_dim": 10**9}, "does not fit this adapter .*(1000000000,)"),
+        ({"enhancer_dim": 10**9}, "does not fit this adapter .*(1000000000,)"),
+        ({"first_layer": 99}, "offers none for this task"),
+    ):
+        save_adapter(path, state, metadata=metadata | {"config": metadata["config"] | change})
+        with pytest.raises((CheckpointError, ConfigError), match=said):
+            call("random", path)
+    for value in (float("nan"), float("inf")):
+        name = next(name for name in state if name.endswith("up.bias"))
+        save_adapter(path, state | {name: torch.full_like(state[name], value)}, metadata=metadata)
+        with pytest.raises(CheckpointError, match="values that are no finite fractions"):
+            call("random", path)
+    assert not followed
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpoint": "random"}])

@@ -86,7 +86,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path}: not a readable safetensors file; is it cut short?")
     metadata = head.pop("__metadata__", {})
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: {described_as(list(head))} (it has no '{FORMAT}' mark)")
+        raise CheckpointError(f"{path}: {described_as(list(head))}")
     for key in ("fingerprint", "backbone"):
         if key not in metadata:
             raise CheckpointError(f"{path}: its metadata lack {key!r}; give the file as it was saved")
