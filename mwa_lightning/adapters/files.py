@@ -84,22 +84,6 @@ def load_adapter(path: Path, model: nn.Module, *, fingerprint: str) -> None:
     fill_trainable(model, _read_for(path, fingerprint)[0], origin=str(path))
 
 
-def check_sizes(path: Path, shapes: Mapping[str, torch.Size], *, all_of_them: bool) -> None:
-    """Compare the adapter of a file with that of a model, `shapes` by name, before the latter is allocated.
-
-    Raises CheckpointError if what both have is of another shape, or, of a file for this very task, either has more.
-    """
-    theirs = {name: shape for name, shape in read_header(path).shapes.items() if name.startswith("adapter.")}
-    odd = {name for name in theirs.keys() & shapes.keys() if theirs[name] != tuple(shapes[name])}
-    if all_of_them:
-        odd |= theirs.keys() ^ shapes.keys()
-    if odd:
-        name = min(odd)
-        pair = [tuple(found[name]) if name in found else "none" for found in (theirs, shapes)]
-        why = _other_size(theirs, shapes) or f"{name} is {pair[0]}, not {pair[1]}"
-        raise CheckpointError(f"{path}: does not fit this adapter ({why}); compose the adapter it was trained with")
-
-
 def load_fitting(
     path: Path, model: nn.Module, heads: nn.Module, *, fingerprint: str, sources: Mapping[str, str] | None = None
 ) -> str:

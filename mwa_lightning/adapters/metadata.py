@@ -34,6 +34,7 @@ BACKBONE_SETTINGS = (
 
 _LONGEST_HEAD = 100_000_000  # as in the library
 _LARGEST_IMAGE = 4096
+_LARGEST_WIDTH = 4096  # that a file may say without a tensor that shows it
 _MOST_IMAGES = 64
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -95,8 +96,12 @@ def read_header(path: Path) -> Header:
         if not isinstance(tensor, dict) or tensor.get("dtype") not in _FLOATS:
             kind = tensor.get("dtype") if isinstance(tensor, dict) else None
             raise CheckpointError(f"{path}: {name} is of type {kind}, and weights are fractions ({', '.join(_FLOATS)})")
-        shapes[name] = tuple(tensor.get("shape", ()))
+        shapes[name] = _shape(path, name, tensor.get("shape"))
     config = _value(path, metadata, "config", dict) or {}
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key, value in config.items():
+        if isinstance(value, int) and value > max(largest, _LARGEST_WIDTH):
+            raise CheckpointError(f"{path}: says adapter.{key}={value}, and no tensor in it is that large")
     about_backbone = _value(path, metadata, "backbone_settings", dict) or {}
     size = _value(path, metadata, "image_size", int)
     if size is not None:
@@ -125,6 +130,12 @@ def read_header(path: Path) -> Header:
         classes=tuple(map(str, classes or ())),
         shapes=shapes,
     )
+
+
+def _shape(path: Path, name: str, said: Any) -> tuple[int, ...]:
+    if not isinstance(said, list) or not all(isinstance(size, int) and size >= 0 for size in said):
+        raise CheckpointError(f"{path}: not a readable safetensors file ({name} has the shape {said})")
+    return tuple(said)
 
 
 def _value(path: Path, metadata: dict[str, str], key: str, kind: type) -> Any:

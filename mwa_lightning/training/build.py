@@ -14,7 +14,7 @@ from torch import nn
 
 import mwa_lightning
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import check_sizes, is_ours, load_adapter, load_fitting, method_in
+from mwa_lightning.adapters.files import is_ours, load_adapter, load_fitting, method_in
 from mwa_lightning.adapters.forms import one_image_sources
 from mwa_lightning.adapters.metadata import BACKBONE_SETTINGS, FREE_SETTINGS, read_header
 from mwa_lightning.adapters.none import NoAdapter
@@ -171,7 +171,6 @@ def attach(
     path = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)
     if path is not None and not config.adapter._target_.endswith(".NoAdapter"):
         _check_settings(config, path)
-        _check_sizes(config, path, heads)
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter)
     model: AdaptedModel
@@ -215,18 +214,6 @@ def _check_settings(config: DictConfig, path: Path) -> None:
 
 def _of_other_task(config: DictConfig, path: Path) -> bool:
     return is_ours(path) and (read_header(path).task or config.task.name) != config.task.name
-
-
-def _check_sizes(config: DictConfig, path: Path, heads: EmbeddingHeads | ReasoningHeads) -> None:
-    """Raise CheckpointError if the adapter of a file is of another size, before anything of that size is made."""
-    if not is_ours(path):
-        return
-    with torch.device("meta"):
-        form = instantiate(config.backbone)
-        adapter: AdapterMethod = instantiate(config.adapter)
-        adapter.attach(form, nn.Module(), streams=heads.streams)
-    shapes = {f"adapter.{name}": parameter.shape for name, parameter in adapter.named_parameters()}
-    check_sizes(path, shapes, all_of_them=not _of_other_task(config, path))
 
 
 def _start_from(path: Path, config: DictConfig, model: AdaptedModel) -> None:

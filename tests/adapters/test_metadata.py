@@ -60,6 +60,7 @@ def test_read_header__what_we_write(tmp_path: Path) -> None:
         ({"config": '{"mid_dim": "???"}'}, r"'config.mid_dim' are '\?\?\?'"),
         ({"config": '{"mid_dim": "${oc.env:HOME}"}'}, r"'config.mid_dim' are '\$\{oc.env:HOME\}'"),
         ({"backbone_settings": '{"resize": ["${x}"]}'}, r"are not followed"),
+        ({"config": '{"enhancer_dim": 1000000000}'}, "says adapter.enhancer_dim=1000000000, and no tensor"),
         ({"image_size": '"???"'}, "'image_size' are no int"),
         ({"image_size": "true"}, "'image_size' are no int"),
         ({"image_size": "1000000"}, "says image_size=1000000; at most 4096"),
