@@ -62,8 +62,8 @@ def read(run: RunDirectory) -> Provenance:
         return {}
     try:
         found = read_json(run.provenance)
-        return {"inputs": dict(found["inputs"]), "metrics": dict(found["metrics"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"inputs": dict(found["inputs"]), "metrics": {name: dict(of) for name, of in found["metrics"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(run) from error
 
 
@@ -76,6 +76,17 @@ def begin(run: RunDirectory, inputs: Provenance) -> None:
     begun = run.metrics.is_file() or any(run.checkpoints.glob("*.ckpt"))
     if begun:
         check_inputs(run, inputs)
+        of = [
+            metrics.get("adapter_sha256")
+            for name, metrics in read(run).get("metrics", {}).items()
+            if name != "zero_shot"
+        ]
+        if any(of) and run.adapter.is_file() and _file_sha256(run.adapter) not in of:
+            log.warning(
+                "%s is not the file that %s is of: it is measured now, and val/... stay those of the best epoch",
+                run.adapter,
+                run.metrics,
+            )
     if not begun or not run.provenance.is_file():
         write(run, inputs, {})
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mwa_lightning.cli import evaluate
 from mwa_lightning.cli import train as command
@@ -183,7 +185,9 @@ def test_evaluation__another_one_in_its_directory_is_refused(
     assert evaluate.main(words) == 0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"inputs": {"data": 3}, "metrics": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"inputs": {}, "metrics": {"test": 3}}', '{"inputs": {"data": 3}, "metrics": {}}']
+)
 def test_provenance__damaged(
     content: str, whole: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,3 +195,17 @@ def test_provenance__damaged(
     (run / "provenance.json").write_text(content)
     assert train(f"run_dir={run}") == 2
     assert f"{run / 'provenance.json'}: cannot be read" in only_line(capsys)
+
+
+def test_finished__another_adapter_in_its_place_is_told(
+    whole: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    assert train(f"run_dir={run}") == 0
+    assert "is not the file that" not in capsys.readouterr().out
+    tensors = load_file(run / "adapter.safetensors")
+    with safe_open(run / "adapter.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, run / "adapter.safetensors", metadata=metadata)
+    assert train(f"run_dir={run}") == 0
+    assert f"{run / 'adapter.safetensors'} is not the file that" in capsys.readouterr().out
