@@ -115,7 +115,8 @@ def check_inputs(run: RunDirectory, inputs: Provenance) -> None:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(run) from error
     if changed:
-        way = f"mwa-eval run={run.path} with other data or weights measures it" if run.finished else "give it the same"
+        measures = run.finished and " split (" in changed  # its adapter fits no other weights
+        way = f"mwa-eval run={run.path} measures it on other data" if measures else "give it the same"
         raise ConfigError(f"run_dir={run.path}: holds a run on {changed}; {way}, or choose another run_dir")
 
 
