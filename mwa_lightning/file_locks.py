@@ -23,7 +23,7 @@ from typing import Any
 
 from mwa_lightning.made import start_token
 from mwa_lightning.regular_files import open_descriptor, open_file
-from mwa_lightning.whole_files import temporaries
+from mwa_lightning.whole_files import temporaries, temporary
 
 log = logging.getLogger(__name__)
 
@@ -146,15 +146,37 @@ def others_in(folder: Path, held: Held | None = None) -> list[Path]:
 
 
 def open_lock(path: Path) -> tuple[int, bool]:
-    """A descriptor of the file of a lock, and whether it was made. Raises OSError."""
+    """A descriptor of the file of a lock, and whether it was made, which also locks it. Raises OSError."""
     while True:
         with contextlib.suppress(FileExistsError):
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666), True
+            return _made(path), True
         try:
             return open_descriptor(path, os.O_RDWR), False
         except FileNotFoundError:
             if path.is_symlink():
                 raise
+
+
+def _made(path: Path) -> int:
+    """A descriptor of a new file, which is locked before it has its name: else another process could lock it first.
+
+    That one would hold a file that it has not made, and leave it behind. Raises FileExistsError if there is one.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+    new = temporary(path)
+    file = os.open(new, flags, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # of a file system without locks, which `lock` warns of
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.link(new, path)
+    except OSError as error:
+        os.close(file)
+        if isinstance(error, FileExistsError):
+            raise
+        return os.open(path, flags, 0o666)  # a file system without links
+    finally:
+        new.unlink()
+    return file
 
 
 def _content(file: int) -> bytes:
