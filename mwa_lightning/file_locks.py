@@ -32,6 +32,8 @@ LOCK = ".lock"  # the name that it has in every folder of ours
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _TOKEN = "token"
 _LONGEST = 4096
+# A lock that another process is just making (see `_made`): it counts as nothing, and is never removed.
+_BEFORE = re.compile(rf"\.{re.escape(LOCK)}\.[0-9a-f]{{16}}")
 
 
 class Taken(Exception):  # noqa: N818 (a state of the file)
@@ -126,8 +128,9 @@ def others_in(folder: Path, held: Held | None = None) -> list[Path]:
         folder: May be missing.
         held: The lock, if this process holds it: it would let go of it by closing another descriptor of the file.
     """
-    there = list(folder.iterdir()) if folder.is_dir() else []
     path = folder / LOCK
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    there = [each for each in there if not _BEFORE.fullmatch(each.name)]
     if path not in there or path.is_symlink() or not path.is_file():
         return there
     if held is not None:

@@ -88,6 +88,8 @@ def write_shards(
     with reading_threads(_THREADS) as pool, _writing(folder), _one_at_a_time(folder):
         folder = Path(os.path.realpath(folder))  # the end of a link, which stays
         if not _is_free(folder):
+            if is_taken(folder / LOCK):  # by one that may be giving the files their names
+                raise Taken
             return _already_there(images, source, folder, pool, shard_bytes=shard_bytes, follow=follow)
         with appearing(folder) as files:
             _require_all(images, source.store, pool, outside=outside, follow=follow)

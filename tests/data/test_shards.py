@@ -542,6 +542,7 @@ def test_write__three_that_want_the_same_folders(write_karpathy: Write, tmp_path
     assert sorted(map(int, made.split())) == list(range(10))
     folders = list(place.iterdir())
     assert len(folders) == 10
+    assert {frozenset(_files(folder)) for folder in folders} == {frozenset(_files(folders[0]))}
     assert all(_files(folder) == _files(folders[0]) for folder in folders)
 
 
