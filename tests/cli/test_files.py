@@ -87,9 +87,9 @@ MISFITS: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("backbone.tokenizer", "t.spm", smaller_vocabulary, "the backbone has 962"),
     ("backbone.tokenizer", "t.spm", empty, "t.spm"),
     ("backbone.tokenizer", "t.spm", no_checkpoint, "t.spm"),
-    ("adapter.checkpoint", "a.safetensors", cut_short, "not a readable safetensors file"),
-    ("adapter.checkpoint", "a.safetensors", one_tensor_more, "not an adapter file of this package"),
-    ("adapter.checkpoint", "a.pth", another_model, "holds no adapter"),
+    ("adapter.checkpoint", "a.safetensors", cut_short, "the weights of a whole model (BEiT-3)"),
+    ("adapter.checkpoint", "a.safetensors", one_tensor_more, "the weights of a whole model (BEiT-3)"),
+    ("adapter.checkpoint", "a.pth", another_model, "the weights of a whole model (CLIP or SigLIP of OpenCLIP)"),
     ("adapter.checkpoint", "a.pth", code, "refused, it asks for shutil.rmtree"),
 ]
 

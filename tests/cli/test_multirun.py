@@ -93,7 +93,7 @@ def test_grid__of_a_key_given_twice_the_last_counts() -> None:
     assert grid(["seed=1,2", "seed=3"]) == [("seed=3",)]
 
 
-@pytest.mark.parametrize("word", ["optim.lr=interval(0,1)", "adapter=glob(q*)", "seed=range(3,1)", "nonsense", "a=[b"])
+@pytest.mark.parametrize("word", ["optim.lr=interval(0,1)", "adapter=glob(q*)", "seed=range(3,1)", "nonsense"])
 def test_grid__refused(word: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(word)):
         grid([word])

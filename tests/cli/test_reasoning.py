@@ -228,7 +228,7 @@ def test_train__from_the_adapter_of_a_retrieval_run(
     assert "was trained for task=retrieval, not for task=reasoning" in capsys.readouterr().err
     assert train.main([*own, *SHORT, "adapter.mid_dim=8", "run_dir=other"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "of another shape); compose the adapter it was trained with" in error
+    assert f"adapter.mid_dim=8: {adapter} was trained with 16; leave the key out" in error
     assert not (elsewhere / "evaluation").exists()
     assert not (elsewhere / "other").exists()
 
