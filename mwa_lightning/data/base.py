@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import lightning
-import numpy as np
 from PIL import Image
 
 from mwa_lightning.data.built_in import BUILT_IN, prepare_scenes, scenes_root
+from mwa_lightning.data.first_look import look_at_images, look_at_texts, look_at_training
 from mwa_lightning.data.global_batch import kept_global_batch
 from mwa_lightning.data.identity import SplitIdentity, split_identity, tokenizer_identity
 from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.layouts import layout_named
-from mwa_lightning.data.learnable import check_images_differ, check_learnable, shared_images
 from mwa_lightning.data.ledger import Ledger, Outcome
 from mwa_lightning.data.loading import Loader, ReplacingDataset
 from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
@@ -30,10 +28,6 @@ from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.data.worker_processes import WorkerContext, begin
 from mwa_lightning.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
-
-_CHECKED_FILES = 2000  # how many images of a split are looked at at the start; slow disks have 120,000
 
 SplitT = TypeVar("SplitT", RetrievalSplit, StatementSplit)
 
@@ -194,7 +188,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
                     name: split.first(self.only_first) for name, split in self._splits.items() if name != "train"
                 }
         if stage == "fit":
-            self._look_at_training()
+            look_at_training(self.split("train"), self._splits.values(), self._source.store)
         needed = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -202,8 +196,12 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             "predict": (self.test_split,),
         }
         for name in needed[stage] if stage is not None else ("train", "val", self.test_split):
-            self._look_at_texts(self.split(name))
-            self._look_at_images(self.split(name), decode=name in ("val", self.test_split))
+            look_at_texts(self.split(name), self.tokenizer)
+            look = (name, name in ("val", self.test_split))
+            if look not in self._looked_at:
+                allowed = self.ledger.max_bad_images if name == "train" else 0
+                look_at_images(self.split(name), self._reader, decode=look[1], allowed=allowed)
+                self._looked_at.add(look)
             if name == "train" and (self.trainer is not None or self.batch_size > 1):
                 self._make_sampler()  # refuses a global batch of one; how many processes there are, a trainer tells
 
@@ -362,56 +360,6 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             pin_memory=on_gpu,
             **options,
         )
-
-    def _look_at_training(self) -> None:
-        """Refuse a training split that teaches nothing; warn of images that are evaluated and trained on.
-
-        Raises:
-            DataError: It is missing, or all samples have one image, one text or one class.
-        """
-        train = self.split("train")
-        check_learnable(train)
-        assert self._source is not None
-        check_images_differ(train, self._source.store)
-        for name, split in self._splits.items():
-            if name != "train" and (count := shared_images(train, split)):
-                logger.warning(
-                    "%d of the %d images of the %s split are in the train split too: its metrics will be too high; "
-                    "split by image, or leave the splits out of the table (mwa-prepare check=true lists them)",
-                    count,
-                    len(split.pictures),
-                    name,
-                )
-
-    def _look_at_texts(self, split: SplitT) -> None:
-        """Look for texts of which the tokenizer leaves nothing; those with a letter or a digit are no such."""
-        for place, text in enumerate(split.texts):
-            if not any(map(str.isalnum, text)) and not self.tokenizer.pieces([text])[0]:
-                raise DataError(
-                    f"split {split.name}: the text of {split.sample_id(place)}, {text!r}, has no tokens: write it out, "
-                    "or leave it out"
-                )
-
-    def _look_at_images(self, split: SplitT, *, decode: bool) -> None:
-        """Look whether files are there and not empty, or decode them: all of a small split, some of a large one.
-
-        Evaluation drops none, and one that does not decode is better found before hours of training than after.
-        """
-        if (split.name, decode) in self._looked_at:
-            return
-        count = len(split.pictures)
-        places = np.unique(np.linspace(0, count - 1, num=min(count, _CHECKED_FILES)).astype(int))
-        allowed = self.ledger.max_bad_images if split.name == "train" else 0
-        for place in places:
-            path = split.pictures[int(place)].path
-            if decode:
-                self._reader(path)
-                continue
-            if not self._reader.store.size(path):
-                allowed -= 1
-            if allowed < 0:
-                self._reader(path)  # says what is wrong
-        self._looked_at.add((split.name, decode))
 
 
 def _at_least(least: int, **values: int) -> None:

@@ -151,7 +151,7 @@ def test_setup__decodes_2000_of_a_large_split_once(
         read.append(path)
 
     monkeypatch.setattr(ImageReader, "__call__", reader)
-    monkeypatch.setattr("mwa_lightning.data.base._CHECKED_FILES", 3)
+    monkeypatch.setattr("mwa_lightning.data.first_look._CHECKED_FILES", 3)
     module = _module(write_karpathy(splits={"train": 4, "val": 2, "test": 9}), tokenizer)
     for _ in range(2):
         module.setup("test")
