@@ -19,7 +19,8 @@ from mwa_lightning.training.run_directory import FINISHED, FREE_KEYS
 THROUGH = "through"
 # What says which part of a kind was chosen; the other keys of the part are compared among runs with the same part.
 _IDENTITY = ("layout", "name", "_target_")
-_DATA = "data.sha256"
+# The data that a run was trained on, and that it was evaluated on.
+_DATA = ("data.train_sha256", "data.sha256")
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,10 @@ def _number(value: Any) -> float:
 
 
 def _data_of(provenance: Any, config: Mapping[str, Any]) -> dict[str, str]:
-    """What tells the data that a run was evaluated on, as if it were a setting."""
-    measured = provenance["metrics"].get(config.get("split", "test"))
-    return {} if measured is None else {_DATA: str(measured["data"]["sha256"])[:12]}
+    """What tells the data of a run, as if it were settings."""
+    evaluated = provenance["metrics"].get(config.get("split", "test"), {}).get("data")
+    identities = zip(_DATA, (provenance["inputs"].get("data", {}).get("train"), evaluated), strict=True)
+    return {key: str(identity["sha256"])[:12] for key, identity in identities if identity is not None}
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -144,12 +146,12 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     have the same part. What changes nothing of the result is left out; where the data differ, their folders are named.
     """
     known = [run for run in runs if run.settings]
-    other_data = len({run.settings[_DATA] for run in known if _DATA in run.settings}) > 1
+    others = [key for key in _DATA if len({run.settings[key] for run in known if key in run.settings}) > 1]
     columns: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for run in known for key in run.settings):
         part, _, name = key.rpartition(".")
-        if key in (_DATA, "data.root"):
-            if other_data:
+        if key in (*_DATA, "data.root"):
+            if key in others or (others and key == "data.root"):
                 columns[key] = [_text(run.settings.get(key, "")) for run in runs]
             continue
         if key in FREE_KEYS or key == "name" or part == "logger":

@@ -298,7 +298,8 @@ def test_table__of_runs_on_other_data(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         run = leave(tmp_path / name, figures(50.0), data={"layout": "pairs", "root": f"/data/{name}"})
         if name != "c":  # of a version that left none
-            content = {"inputs": {}, "metrics": {"test": {"data": {"sha256": name * 64}}}}
+            of_train = {"train": {"sha256": "c" * 64}}
+            content = {"inputs": {"data": of_train}, "metrics": {"test": {"data": {"sha256": name * 64}}}}
             (run / "provenance.json").write_text(json.dumps(content))
     headings, *rows = table(read_runs([tmp_path]))
     assert headings[:3] == ["run", "data.root", "data.sha256"]
