@@ -205,7 +205,7 @@ def test_load__shipped_weights_by_default() -> None:
     ("name", "options", "error", "said"),
     [
         ("beit3_bass", {}, ConfigError, "Did you mean beit3_base"),
-        ("clip", {}, ConfigError, "Choose one of .*beit3_base, beit3_large, beit3_tiny"),
+        ("vit", {}, ConfigError, "Choose one of .*beit3_base, beit3_large, beit3_tiny"),
         ("beit3_tiny", {"adapter": "mwaa"}, ConfigError, "neither a file nor a method. Did you mean mwa"),
         ("beit3_tiny", {"adapter": "absent.safetensors"}, ConfigError, "neither a file nor a method"),
         ("beit3_tiny", {"checkpoint": "absent.pth"}, CheckpointError, "absent.pth: no such checkpoint"),
@@ -291,8 +291,9 @@ def test_load__dual_encoders(name: str, tmp_path: Path) -> None:
     assert torch.equal(embed(loaded), embed(Loaded(frozen.eval(), loaded.tokenizer, loaded.transform)))
     with pytest.raises(CheckpointError, match="has no weights"):
         mwa_lightning.load(name)
-    with pytest.raises(CheckpointError, match="is configured with"):
-        mwa_lightning.load("siglip2_tiny" if name == "clip_tiny" else "clip_tiny", tmp_path)
+    other, form = ("siglip2_tiny", "clip") if name == "clip_tiny" else ("clip_tiny", "siglip")
+    with pytest.raises(CheckpointError, match=f"choose backbone={form}"):
+        mwa_lightning.load(other, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["blip", "albef"])

@@ -2,7 +2,7 @@
 
     python scripts/benchmark/shards.py --pictures 4000 --kilobytes 60
 
-Writes pictures (random bytes: nothing is decoded) in every form, and reads all of them in order and in random order,
+Writes pictures (random pixels: nothing is decoded) in every form, and reads all of them in order and in random order,
 the forms in turn, so that a drift of the machine's speed falls on all alike; medians and ratios to files are printed.
 Before each reading the pages of the form are dropped from the system's cache (`--warm`: kept). On a busy machine the
 time of the processor says more than the clock's. `litdata` and `webdataset` are measured where they are installed; the
@@ -65,7 +65,8 @@ def write_files(root: Path, *, pictures: int, kilobytes: int) -> None:
     entries = []
     for number in range(pictures):
         name = f"{number:06}.jpg"
-        (root / name).write_bytes(generator.bytes(int(kilobytes * 1000 * generator.uniform(0.5, 1.5))))
+        width = int(kilobytes * generator.uniform(0.5, 1.5))  # of a row of 3 bytes a pixel
+        (root / name).write_bytes(f"P6 {width} 333 255\n".encode() + generator.bytes(width * 333 * 3))
         entries.append({"filename": name, "split": "train", "sentences": [{"raw": f"picture {number}"}]})
     (root / "dataset.json").write_text(json.dumps({"images": entries}))
 

@@ -26,8 +26,8 @@ def other_captions(root: Path) -> None:
 
 
 def other_images(root: Path) -> None:
-    for file in root.glob("*.jpg"):
-        Image.new("RGB", (24, 20), (9, 9, 9)).save(file)
+    for number, file in enumerate(sorted(root.glob("*.jpg"))):
+        Image.new("RGB", (24, 20), (number, 9, 9)).save(file)
 
 
 def one_image_less(root: Path) -> None:
