@@ -187,7 +187,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
                 self._splits |= {
                     name: split.first(self.only_first) for name, split in self._splits.items() if name != "train"
                 }
-        if stage == "fit":
+        if stage == "fit" and ("train", False) not in self._looked_at:
             look_at_training(self.split("train"), self._splits.values(), self._source.store)
         needed = {
             "fit": ("train", "val"),

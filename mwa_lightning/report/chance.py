@@ -25,12 +25,12 @@ def no_better_than_guessing(metrics: Mapping[str, float], *, split: str, images:
     if accuracy is not None and f"{split}/majority" in metrics:
         guessed = metrics[f"{split}/majority"]
         if accuracy <= guessed + _CLEAR * _deviation([guessed / 100], samples):
-            return f"no better than always giving the same answer ({guessed:.2f}): nothing that helps was learned"
+            return f"no better than always giving the same answer ({guessed:.2f})"
     elif recall is not None and images and samples:
         shares = _recalls_of_a_random_order(images, samples)
         guessed = 100 * sum(shares) / len(shares)
         if recall <= guessed + _CLEAR * _deviation(shares, images):
-            return f"no better than a random order ({guessed:.2f}): nothing that helps was learned"
+            return f"no better than a random order of {images:,} images and {samples:,} captions ({guessed:.2f})"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,21 @@ def test_datamodule__with_a_trainer(write_karpathy: Write, tokenizer: SentencePi
     for steps in (2, 4, 6):
         rest = _fit(root, tokenizer, checkpoint=root / f"{steps}.ckpt")
         assert rest.seen == whole.seen[steps:], steps
+
+
+def test_setup__images_of_two_splits_are_warned_of_once(
+    write_karpathy: Write, tokenizer: SentencePieceTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_karpathy()
+    (annotations,) = root.glob("*.json")
+    content = json.loads(annotations.read_text())
+    again = next(image for image in content["images"] if image["split"] == "train")
+    numbered = [{**sentence, "sentid": 9000 + n} for n, sentence in enumerate(again["sentences"])]
+    content["images"].append({**again, "split": "val", "sentences": numbered, "imgid": 9000, "cocoid": 9000})
+    annotations.write_text(json.dumps(content))
+    module = _module(root, tokenizer)
+    module.setup("fit")
+    module.setup("fit")
+    said = [record.getMessage() for record in caplog.records if "in the train split too" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("1 of the 4 images of the val split are")

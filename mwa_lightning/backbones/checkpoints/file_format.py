@@ -21,7 +21,8 @@ class FileFormat:
     model. `recognises` tells from the keys whether a file is of this kind; `sizes` reads its sizes as a text to compare
     with that of the backbone, `backbone_sizes`; `settings` reads them by the keys of the backbone's configuration,
     where that may leave them to the file. `key_map` maps its names to ours (of the backbone, and `heads.*`).
-    `positions` has the vision position tables by our names, with the number of rows before the grid.
+    `positions` has the vision position tables by our names, with the number of rows before the grid. `instead` names
+    where the same weights are in another kind, for a file that does not fit.
     """
 
     name: str
@@ -32,3 +33,4 @@ class FileFormat:
     key_map: Callable[[Any], KeyMap]
     positions: Mapping[str, int]
     settings: Callable[[State], dict[str, Any]] | None = None
+    instead: str = ""

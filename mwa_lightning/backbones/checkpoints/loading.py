@@ -66,7 +66,10 @@ def fill_backbone(backbone: Backbone, heads: nn.Module | None, found: Found, *, 
     targets = parameters_to_fill(backbone, heads)
     shapes: dict[str, torch.Size | None] = {name: parameter.shape for name, parameter in targets.items()}
     shapes |= {name: None for name in form.positions if name in shapes}
-    mapped = apply_key_map(state, form.key_map(backbone), shapes, origin=origin)
+    try:
+        mapped = apply_key_map(state, form.key_map(backbone), shapes, origin=origin)
+    except CheckpointError as error:
+        raise CheckpointError("; ".join(filter(None, (str(error), form.instead)))) from error
 
     own = {name: tensor for name, tensor in mapped.tensors.items() if not name.startswith("heads.")}
     identity, one_image = fingerprint(own), _one_image_fingerprint(backbone, own)

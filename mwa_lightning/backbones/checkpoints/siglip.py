@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def _without_batch(table: Tensor) -> Tensor:
 
 
 SIGLIP = dual_format("SigLIP", transformers_layout("siglip"), siglip_key_map, f"{_PATCHES}.bias", _PROBE, rows_before=0)
-OPEN_CLIP_SIGLIP = dual_format(
+_OPEN_CLIP_SIGLIP = dual_format(
     "OpenCLIP's SigLIP",
     Layout(
         form="siglip",
@@ -116,4 +117,7 @@ OPEN_CLIP_SIGLIP = dual_format(
     open_clip_siglip_key_map,
     "visual.trunk.attn_pool.latent",
     rows_before=0,
+)
+OPEN_CLIP_SIGLIP = replace(
+    _OPEN_CLIP_SIGLIP, instead="the google/siglip-* and google/siglip2-* models on Hugging Face have the same weights"
 )
