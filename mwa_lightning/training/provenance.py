@@ -128,7 +128,7 @@ def _damaged(run: RunDirectory) -> ConfigError:
 
 def _difference(earlier: Provenance, now: Provenance) -> str:
     """What differs, for people; empty if nothing does. Splits that one of the two lacks are not compared."""
-    for split in earlier["data"].keys() & now["data"].keys():
+    for split in [name for name in now["data"] if name in earlier["data"]]:
         before, after = earlier["data"][split], now["data"][split]
         if before != after:
             return f"another {split} split ({_counts(before)}), now it is {_counts(after)}"
