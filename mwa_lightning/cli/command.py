@@ -43,6 +43,18 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 4 a number that is not finite; 75 stopped by a
     signal, to be started again; 130 stopped from the keyboard.
     """
+    code = _carry_out(command, argv)
+    processes = sys.modules.get("mwa_lightning.training.processes")
+    if argv is None and processes is not None and processes.has_met.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads of gloo let go of tensors while Python ends, and a process that has finished would abort.
+        os._exit(code)
+    return code
+
+
+def _carry_out(command: Command, argv: Sequence[str] | None) -> int:
+    """What `run` does, without ending the process."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in (argument.lower() for argument in arguments)
     alone = argv is None  # a process of its own, which ends with the command

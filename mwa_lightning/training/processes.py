@@ -52,6 +52,9 @@ _ENVIRONMENT = (
     "OMP_NUM_THREADS",
 )
 
+# Whether this process has met others of a run, at any time.
+has_met = threading.Event()
+
 # How long the first process waits for the one that failed, or for the last to end, in seconds.
 _PATIENCE = 10.0
 
@@ -172,6 +175,7 @@ class Processes:
             torch.cuda.set_device(device)
             backend, options["device_id"] = "nccl", device
         _init_dist_connection(TorchElasticEnvironment(), backend, **options)
+        has_met.set()
 
     def finish(self) -> None:
         """Wait for the workers, which have nothing left to do. Raises ProcessFailed if one of them failed."""
