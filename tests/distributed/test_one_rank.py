@@ -42,6 +42,7 @@ def two_broken(tmp_path: Path) -> tuple[Path, list[str]]:
     return root, [path.name for path in paths]
 
 
+@pytest.mark.slow
 def test_train__bad_images_of_all_together(
     two_broken: tuple[Path, list[str]],
     train_two: Train,

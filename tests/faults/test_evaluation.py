@@ -50,6 +50,7 @@ def ends_with_one_line(words: list[str], number: signal.Signals, capsys: pytest.
     assert capsys.readouterr().err == LINES[CODES[number]].format(number.name) + "\n"
 
 
+@pytest.mark.slow
 def test_eval__signals_at_random_moments(server: Server, words: list[str], tmp_path: Path) -> None:
     """Twelve and more, until six were heard; before mwa-eval listens, a signal ends it as it ends any process."""
     output = tmp_path / "output.txt"

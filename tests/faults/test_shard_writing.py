@@ -54,6 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_interrupted__at_random_moments(tmp_path: Path) -> None:
     words = ["data=karpathy", f"data.root={noise(tmp_path / 'noise', count=1500)}", "shard_size_mb=0.25"]
     assert prepare.main([*words, f"shards={tmp_path / 'whole'}"]) == 0

@@ -144,7 +144,7 @@ def test_search__finds_the_best(launcher: Make, tmp_path: Path, capsys: pytest.C
     assert len(tried(more)) == 8
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_search__ends_hopeless_trials(launcher: Make, tmp_path: Path, pruner: str) -> None:
     """Each better than all later ones: a trial that is worse from its first epoch on is not worth its others."""
     space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["9", "8", "7", "0.1", "0.01", "0.001"])}
