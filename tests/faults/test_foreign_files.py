@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from mwa_lightning.cli import compare, evaluate, prepare, tune
 from mwa_lightning.cli import train as training
+from tests.commands import start_command
 from tests.faults.fork_server import Server
 from tests.faults.test_data import spoil
 
@@ -238,3 +240,46 @@ def test_full_disk__beside_a_persons_files(
     now = state(small_disk)
     assert {name: now.get(name) for name in before} == before
     assert tmp_path.is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["success", signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("command", ["sweep", "search", "check", "compare"])
+def test_further_commands__beside_and_around_a_persons_files(
+    command: str, ending: str | signal.Signals, tiny_command: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """Sweeps and searches with their folder among a person's files; what only reads, where there are such in it."""
+    mine = fill(tmp_path / "mine", *RECORDS)
+    folder, table = mine / "new", mine / "table.csv"
+    root = next(Path(word.partition("=")[2]) for word in tiny_command if word.startswith("data.root="))
+    data = shutil.copytree(root, tmp_path / "data")
+    runs = shutil.copytree(whole, tmp_path / "runs" / "a").parent
+    for place in (data, runs):
+        fill(place / "figs", *RECORDS)
+    words = {
+        "sweep": ("train", "-m", *tiny_command, "seed=1,2", f"run_dir={folder}"),
+        "search": ("tune", *tiny_command, "optim.lr=interval(1e-4,1e-2)", "tune.trials=2", f"run_dir={folder}"),
+        "check": ("prepare", "data=karpathy", f"data.root={data}", "data.annotations=dataset.json", "check=true"),
+        "compare": ("compare", str(runs), "format=csv", f"output={table}"),
+    }[command]
+    before = state(tmp_path)
+    started = start_command(*words, alone=True)
+    put = folder / "figs"
+    if command in ("sweep", "search"):
+        while not (folder / "0").is_dir():
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.002)
+        fill(put, *RECORDS)
+        time.sleep(random.Random(0).uniform(0, 0.5))
+    else:
+        time.sleep(random.Random(0).uniform(0, 0.5))
+    inside = state(put)
+    if isinstance(ending, signal.Signals) and started.poll() is None:
+        started.send_signal(ending)
+    said = started.communicate(timeout=200)
+    assert isinstance(ending, signal.Signals) or started.returncode == 0, said
+    assert state(put) == inside
+    now = state(tmp_path)
+    assert {name: now.get(name) for name in before} == before
+    new = {Path(name).parts[:2] for name in now.keys() - before.keys()}
+    assert new <= {("mine", "new"), ("mine", "table.csv")}
