@@ -276,6 +276,7 @@ RULES: dict[str, Rule] = {
     "task.label_smoothing": _number(0, 1, with_high=False),
     "task.blind": _optional(_choice("images", "text")),
     "task.loss": _choice("auto", "softmax", "sigmoid"),
+    "task.logit_scale": _either(_choice("fitted", "pretrained"), _positive),
     "task.logit_scale_max": _number(1),
     "task.mask_same_image": _flag,
     "task.rerank": _either(_choice("auto"), _integer(0)),

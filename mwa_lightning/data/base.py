@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -315,6 +316,22 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
             **options,
         )
         return self._loader("train", dataset=samples, batch_sampler=sampler, collate_fn=collate)
+
+    def first_batches(self, loader: Loader, *, samples: int) -> list[Any]:
+        """This process's part of the first training batches, of `samples` samples or more; the loader does not move.
+
+        Raises:
+            DataError: A batch cannot be made; training would find the same.
+        """
+        sampler = self._make_sampler()
+        count = min(len(sampler), max(1, math.ceil(samples / sampler.batch_size)))
+        batches = []
+        for place, keys in zip(range(count), sampler, strict=False):
+            outcome = loader.collate_fn([loader.dataset[key] for key in keys])
+            if outcome.batch is None:
+                raise DataError(outcome.error)
+            batches.append(loader.shared(outcome.batch, place))
+        return batches
 
     @property
     def _reader(self) -> ImageReader:

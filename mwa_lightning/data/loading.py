@@ -287,13 +287,17 @@ class Loader(DataLoader[Any]):
             place = sampler.next_batch if sampler.next_batch < len(sampler) else 0
         for outcome in super().__iter__():
             self.ledger.note(outcome, split=self.split)
-            batch = outcome.batch
-            if isinstance(batch, TrainBatch) and isinstance(sampler, GlobalBatchSampler):
-                batch = batch._replace(shares=sampler.shares(place))
+            batch = self.shared(outcome.batch, place)
             place += 1
             if isinstance(sampler, GlobalBatchSampler):
                 sampler.next_batch = place
             yield batch
+
+    def shared(self, batch: Any, place: int) -> Any:
+        """A batch that stands at `place` of an epoch, with what the ranks have of it where it can say so."""
+        if isinstance(batch, TrainBatch) and isinstance(self.batch_sampler, GlobalBatchSampler):
+            return batch._replace(shares=self.batch_sampler.shares(place))
+        return batch
 
 
 def stack(images: Sequence[Tensor | None], *shape: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -50,6 +50,14 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
     @abstractmethod
     def model_step(self, batch: Any) -> Tensor:
         """The loss of a batch."""
+
+    @property
+    def samples_to_fit(self) -> int:
+        """How many samples of the training data `fit_start` is to see; 0 = there is nothing to fit."""
+        return 0
+
+    def fit_start(self, batches: Sequence[Any]) -> None:
+        """Fit what has a best value for the model as it is, before the first step, to batches of the training data."""
 
     def check_share(self, samples: int) -> None:
         """Raise ConfigError if a process cannot train with so many samples of each global batch."""

@@ -56,8 +56,25 @@ def matching_loss(
 ) -> Tensor:
     """The cross-entropy of matching over the own pairs, and one wrong partner for each image and each text.
 
+    The mean over the processes is the loss of the global batch; no gradient flows through the similarity. The arguments
+    are those of `matching_logits`.
+    """
+    logits, labels = matching_logits(backbone, heads, own=own, candidates=candidates, similarity=similarity)
+    return classification_loss(logits, labels, label_smoothing=0.0)
+
+
+def matching_logits(
+    backbone: FusionEncoder,
+    heads: FusionRetrievalHeads,
+    *,
+    own: Pairs,
+    candidates: Pairs,
+    similarity: Similarity,
+) -> tuple[Tensor, Tensor]:
+    """Logits (p, 2), fp32, of right and wrong pairs, and whether they match (p,), int64.
+
     Wrong partners are drawn from the candidates by how well they seem to fit; where all of these are of the image there
-    are none. The mean over the processes is the loss of the global batch; no gradient flows through the similarity.
+    are none.
 
     Args:
         backbone: Fuses texts with images.
@@ -79,7 +96,7 @@ def matching_loss(
     masks = torch.cat([mask, mask[rows], other_mask[wrong_text]])
     labels = torch.cat([own.ids.new_ones(len(own.ids)), own.ids.new_zeros(2 * len(rows))])
     fuse = backbone.fuse if own.text_tokens is None else backbone.fuse_encoded
-    return classification_loss(heads.match(fuse([images], texts, masks)), labels, label_smoothing=0.0)
+    return heads.match(fuse([images], texts, masks)), labels
 
 
 def gather_pairs(own: Pairs, shares: Sequence[int] | None = None) -> Pairs:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -25,18 +26,31 @@ from mwa_lightning.tasks.losses import (
     momentum_contrastive_loss,
     sigmoid_loss,
 )
-from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_loss
+from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_logits, matching_loss
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.momentum import MomentumQueue
 from mwa_lightning.tasks.reranking import Reranker
+from mwa_lightning.tasks.temperature import Similarities, similarities, start_logits, start_matching
 
 if TYPE_CHECKING:
     from mwa_lightning.data.datamodule import RetrievalDataModule
 
+log = logging.getLogger(__name__)
+
 Loss = Literal["auto", "softmax", "sigmoid"]
 MatchingNegatives = Literal["own", "all"]
 USUAL_CANDIDATES = 128  # of ALBEF and BLIP on Flickr30K; 256 on COCO
+SAMPLES_TO_FIT = 512  # of the training data, or one global batch of more
 QUEUE = "momentum_queue"  # in checkpoints
+
+
+class Encoded(NamedTuple):
+    """A batch as the model has it: tokens (b, n_img, d_v) and (b, n_txt, d_t), embeddings (b, d) of unit length."""
+
+    image_tokens: Tensor
+    text_tokens: Tensor
+    images: Tensor
+    texts: Tensor
 
 
 class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
@@ -53,6 +67,9 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         model: What trains and what is evaluated.
         loss: `softmax` over the batch both ways, `sigmoid` of each pair (SigLIP's), or `auto`: the one that the
             backbone was pretrained with.
+        logit_scale: The scale of the logits at the first step: `pretrained`, a number, or `fitted` to the embeddings of
+            some training batches (see `temperature`), with the bias of the sigmoid loss and the matching head's scale
+            and bias.
         logit_scale_max: The bound of the scale of the logits in the softmax loss; it is applied after each step of
             the optimizer.
         mask_same_image: Whether other pairs of the same image are left out of the loss; the official recipes
@@ -80,6 +97,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         *,
         model: RetrievalModel,
         loss: Loss = "auto",
+        logit_scale: float | Literal["pretrained", "fitted"] = "pretrained",
         logit_scale_max: float = 100.0,
         mask_same_image: bool = True,
         rerank: int | Literal["auto"] = "auto",
@@ -110,6 +128,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             configure=configure,
         )
         self.loss = self._own_loss(loss)
+        self.logit_scale = logit_scale
         self.logit_scale_max = logit_scale_max
         self.mask_same_image = mask_same_image
         self.reranker = Reranker(k=candidates, add_cosine=rerank_cosine) if candidates else None
@@ -123,6 +142,45 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         self.distillation_epochs = distillation_epochs
         self._epochs = 0.0  # trained so far, parts of one included
 
+    @property
+    def samples_to_fit(self) -> int:
+        """Some batches, where the scale is to be fitted or set."""
+        return 0 if self.logit_scale == "pretrained" else SAMPLES_TO_FIT
+
+    def fit_start(self, batches: Sequence[TrainBatch]) -> None:
+        """Fit the logits to batches of the training data, alike in all processes; frozen heads stay as they are."""
+        heads = self.model.heads
+        if not heads.logit_scale.requires_grad:
+            log.warning("task.logit_scale=%s: the scale is frozen with this adapter, and stays", self.logit_scale)
+            return
+        found, matching = self.model.run(self._look, batches)
+        logits = start_logits(heads, found, loss=self.loss, wanted=self.logit_scale, largest=self.logit_scale_max)
+        log.info("%s", logits)
+        if matching is not None:
+            assert isinstance(heads, FusionRetrievalHeads)
+            log.info("%s", start_matching(heads, *matching))
+
+    def _look(self, batches: Sequence[TrainBatch]) -> tuple[list[Similarities], tuple[Tensor, Tensor] | None]:
+        """The similarities in each global batch, and margins and labels of matching where its head is to be fitted."""
+        heads, backbone = self.model.heads, self.model.backbone
+        encoded = [self._encode(batch) for batch in batches]
+        found = [
+            similarities(
+                *(gather_rows(part, batch.shares) for part in (each.images, each.texts, batch.image_ids)),
+                mask_same_image=self.mask_same_image,
+            )
+            for each, batch in zip(encoded, batches, strict=True)
+        ]
+        if not isinstance(heads, FusionRetrievalHeads) or not heads.matching.weight.requires_grad:
+            return found, None
+        assert isinstance(backbone, FusionEncoder)
+        parts = [
+            matching_logits(backbone, heads, **self._to_match(batch, each))
+            for each, batch in zip(encoded, batches, strict=True)
+        ]
+        margins = gather_rows(torch.cat([logits[:, 1] - logits[:, 0] for logits, _ in parts]))
+        return found, (margins, gather_rows(torch.cat([labels for _, labels in parts])))
+
     def check_share(self, samples: int) -> None:
         """Raise ConfigError where matching would meet right pairs alone, and learn that all is one."""
         if samples < 2 and self.matching_negatives == "own" and isinstance(self.model.heads, FusionRetrievalHeads):
@@ -134,9 +192,8 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
     def model_step(self, batch: TrainBatch) -> Tensor:
         """The loss of a batch of pairs."""
         heads, backbone = self.model.heads, self.model.backbone
-        image_tokens = backbone.encode_image(batch.images)
-        text_tokens = backbone.encode_text(batch.ids, batch.mask)
-        images, texts = heads.embed_image(image_tokens), heads.embed_text(text_tokens, batch.mask)
+        encoded = self._encode(batch)
+        images, texts = encoded.images, encoded.texts
         slow = None if self.queue is None else self.queue.embed(self.model, batch)
         if slow is None:
             loss = self._contrast(images, texts, batch)
@@ -144,38 +201,37 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             loss = self._contrast_queue(images, texts, slow, batch)
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
-            own = Pairs(image_tokens, batch.ids, batch.mask, batch.image_ids)
-            compared = images, texts
-            if backbone.fusion_layers:
-                # ALBEF's own code matches the texts as encoded for the contrast (its fusion layers go on from there),
-                # and looks for hard negatives among the embeddings of the momentum encoder; BLIP's does neither.
-                own = own._replace(text_tokens=text_tokens)
-                compared = slow or compared
-            loss = loss + self._match(own, batch.shares, embedded=(images, texts), compared=compared)
+            loss = loss + matching_loss(backbone, heads, **self._to_match(batch, encoded, slow))
         return loss
 
-    def _match(
-        self,
-        own: Pairs,
-        shares: Sequence[int] | None,
-        *,
-        embedded: tuple[Tensor, Tensor],
-        compared: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """The matching part of the loss: own images and texts (b, d) find wrong partners by those compared (b, d)."""
+    def _encode(self, batch: TrainBatch) -> Encoded:
         heads, backbone = self.model.heads, self.model.backbone
-        assert isinstance(heads, FusionRetrievalHeads)
+        image_tokens = backbone.encode_image(batch.images)
+        text_tokens = backbone.encode_text(batch.ids, batch.mask)
+        images, texts = heads.embed_image(image_tokens), heads.embed_text(text_tokens, batch.mask)
+        return Encoded(image_tokens, text_tokens, images, texts)
+
+    def _to_match(
+        self, batch: TrainBatch, encoded: Encoded, slow: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Any]:
+        """What `matching_loss` takes of a batch; with a queue, `slow` are the embeddings that the slow copy gives."""
+        backbone = self.model.backbone
         assert isinstance(backbone, FusionEncoder)
+        own = Pairs(encoded.image_tokens, batch.ids, batch.mask, batch.image_ids)
+        images, texts = encoded.images, encoded.texts
+        if backbone.fusion_layers:
+            # ALBEF's own code matches the texts as encoded for the contrast (its fusion layers go on from there),
+            # and looks for hard negatives among the embeddings of the momentum encoder; BLIP's does neither.
+            own = own._replace(text_tokens=encoded.text_tokens)
+            images, texts = slow or (images, texts)
         candidates = own
         if self.matching_negatives == "all":
-            candidates = gather_pairs(own, shares)
-            images, texts = gather_rows(torch.stack(compared, dim=1), shares).unbind(dim=1)
-        else:
-            images, texts = compared
+            candidates = gather_pairs(own, batch.shares)
+            images, texts = gather_rows(torch.stack([images, texts], dim=1), batch.shares).unbind(dim=1)
         with torch.no_grad():
-            scale = heads.logit_scale.exp()
-            similarity = Similarity(scale * embedded[0] @ texts.T, scale * embedded[1] @ images.T)
-        return matching_loss(backbone, heads, own=own, candidates=candidates, similarity=similarity)
+            scale = self.model.heads.logit_scale.exp()
+            similarity = Similarity(scale * encoded.images @ texts.T, scale * encoded.texts @ images.T)
+        return {"own": own, "candidates": candidates, "similarity": similarity}
 
     def _contrast(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
         """The contrastive part of the loss, of embeddings (b, d)."""

@@ -34,8 +34,15 @@ class WeightAverage(pl.Callback):
             self.average = {name: laid_out_like(tensor, state[name]) for name, tensor in self.average.items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the step, which comes with a checkpoint only after `on_fit_start`."""
+        """Note the step, which comes with a checkpoint only after `on_fit_start`; before the first, begin anew.
+
+        The task may have fitted a part of the weights meanwhile.
+        """
         self._step = trainer.global_step
+        if not self._step:
+            self.average = {
+                name: tensor.clone() for name, tensor in trained_state(pl_module.get_submodule("model")).items()
+            }
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -60,6 +60,7 @@ from mwa_lightning.training.setup import (
 from mwa_lightning.training.signals import Signals
 from mwa_lightning.training.slurm import batch_job
 from mwa_lightning.training.smoke_test import batches, of_a_run_or_a_try
+from mwa_lightning.training.starting import FittedStart
 from mwa_lightning.training.stopping import StopAgreement, stopping
 from mwa_lightning.training.trainer_keys import check_trainer_keys, understood
 
@@ -283,6 +284,7 @@ def _callbacks(
     """All callbacks; the order matters: the keeper, which saves, sees what the others have done."""
     callbacks: list[pl.Callback] = [
         Journal(),
+        FittedStart(seed=config.seed),
         PositionSeeds(seed=config.seed),
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),

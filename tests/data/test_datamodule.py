@@ -47,6 +47,27 @@ def test_train_dataloader__batches(write_karpathy: Write, tokenizer: SentencePie
     assert [batch.sample_ids for batch in again] != [batch.sample_ids for batch in batches]
 
 
+def test_first_batches__are_those_of_training_and_move_nothing(
+    write_karpathy: Write, tokenizer: SentencePieceTokenizer
+) -> None:
+    module = _module(write_karpathy(), tokenizer)
+    module.setup("fit")
+    loader = module.train_dataloader()
+    for samples, count in ((1, 1), (5, 2), (100, 4)):
+        first = module.first_batches(loader, samples=samples)
+        assert len(first) == count
+        assert module.sampler is not None
+        assert module.sampler.next_batch == 0
+        assert not module.ledger.truncated
+        for ours, batch in zip(first, loader, strict=False):
+            assert ours.sample_ids == batch.sample_ids
+            assert ours.shares == batch.shares == (4,)
+            assert torch.equal(ours.images, batch.images)
+            assert torch.equal(ours.ids, batch.ids)
+        module.sampler.next_batch = 0
+        module.ledger.truncated.clear()
+
+
 def test_test_dataloader__file_order(write_karpathy: Write, tokenizer: SentencePieceTokenizer) -> None:
     module = _module(write_karpathy(), tokenizer)
     module.setup("test")

@@ -21,7 +21,7 @@ def test_average__follows_the_formula_and_is_what_is_saved(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    start, follow = WeightAverage.on_fit_start, WeightAverage.on_train_batch_end
+    start, follow = WeightAverage.on_train_start, WeightAverage.on_train_batch_end
 
     def record(original: Callable[..., None]) -> Callable[..., None]:
         def wrapped(self: WeightAverage, trainer: object, module: torch.nn.Module, *rest: object) -> None:
@@ -30,7 +30,7 @@ def test_average__follows_the_formula_and_is_what_is_saved(
 
         return wrapped
 
-    monkeypatch.setattr(WeightAverage, "on_fit_start", record(start))
+    monkeypatch.setattr(WeightAverage, "on_train_start", record(start))
     monkeypatch.setattr(WeightAverage, "on_train_batch_end", record(follow))
     fit(make_config("training.ema_decay=0.7", "trainer.max_epochs=1"))
     expected = seen[0]
