@@ -17,6 +17,9 @@ class AdapterMethod(nn.Module):
     Subclasses implement `attach`; its work begins from a frozen backbone and heads that train.
     """
 
+    # Peak learning rate on a backbone of 128 channels, of `optim.lr=auto`; a wider one gets less in proportion.
+    learning_rate: float = 1e-3
+
     # Names (in the whole model) of trainable parameters that a task may leave without a gradient.
     declared_unused: frozenset[str] = frozenset()
 

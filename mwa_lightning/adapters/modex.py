@@ -72,6 +72,8 @@ class ModeX(AdapterMethod):
     Raises ConfigError for values that are not known, where no layer is left, and for `released` on another backbone.
     """
 
+    learning_rate = 6e-3
+
     def __init__(
         self,
         *,

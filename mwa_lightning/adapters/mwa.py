@@ -77,6 +77,8 @@ class MultiWayAdapter(AdapterMethod):
     released form) it does not. Raises ConfigError where every part is switched off, or no layer is left.
     """
 
+    learning_rate = 3e-3
+
     def __init__(
         self,
         *,

@@ -21,6 +21,7 @@ from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.guards import NonFiniteGuard
 from mwa_lightning.training.loggers import TableLogger
 from mwa_lightning.training.losable import LosableLogger
+from mwa_lightning.training.optim import LOGITS
 from mwa_lightning.training.processes import gathered
 from mwa_lightning.training.resuming import is_foreign
 from mwa_lightning.training.run_directory import RunDirectory
@@ -86,7 +87,11 @@ class Pace(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Note the learning rate of this step: of what trains at full rate, and of the lowest layer."""
-        groups = {group["scale"]: float(group["lr"]) for group in optimizer.param_groups}
+        groups = {
+            group["scale"]: float(group["lr"])
+            for group in optimizer.param_groups
+            if not set(group["names"]) <= set(LOGITS)
+        }
         self._rates = {"lr": groups[max(groups)]}
         if len(groups) > 1:
             self._rates["lr/lowest_layer"] = groups[min(groups)]

@@ -40,7 +40,7 @@ from mwa_lightning.training.journal import Journal
 from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
 from mwa_lightning.training.losable import Outcome
-from mwa_lightning.training.optim import make_optimizer, make_scheduler
+from mwa_lightning.training.optim import make_optimizer, make_scheduler, own_learning_rate
 from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint, is_foreign, origin_of
@@ -310,19 +310,24 @@ def _configure(config: DictConfig) -> Callable[[AdaptationTask[Any, Any]], Optim
 
     def configure(task: AdaptationTask[Any, Any]) -> OptimizerLRScheduler:
         settings = config.optim
+        rate = settings.lr
+        if rate == "auto":
+            rate = own_learning_rate(task.model)
+            log.info("optim.lr=auto: %.3g", rate)
         optimizer = make_optimizer(
             task.model,
-            lr=settings.lr,
+            lr=rate,
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             eps=settings.eps,
             layer_decay=settings.layer_decay,
+            logit_scale_factor=settings.get("logit_scale_factor", 1.0),  # which older runs do not say
         )
         total = int(task.trainer.estimated_stepping_batches)
         per_epoch = math.ceil(task.trainer.num_training_batches / task.trainer.accumulate_grad_batches)
         scheduler = make_scheduler(
             optimizer,
-            lr=settings.lr,
+            lr=rate,
             min_lr=settings.min_lr,
             total_steps=total,
             warmup_epochs=settings.warmup_epochs,

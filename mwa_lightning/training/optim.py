@@ -20,8 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sharded_tensors import own_part
+from mwa_lightning.tasks.model import AdaptedModel
 
 BACKBONE = "backbone."
+USUAL_WIDTH = 128  # of the backbone that the methods' learning rates were chosen on
+LOGITS = ("heads.logit_scale", "heads.logit_bias")
 log = logging.getLogger(__name__)
 
 
@@ -70,12 +73,15 @@ class GatedAdamW(torch.optim.AdamW):
         return result
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[ParameterGroup]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, layer_decay: float, logit_scale_factor: float = 1.0
+) -> list[ParameterGroup]:
     """Group what trains in a model whose backbone lies under `backbone`; frozen parameters are in no group.
 
     Not decayed: tensors of less than two dimensions (norms, biases, logit scale) and those that the backbone
     names (CLS, positions). The learning rate of a backbone parameter is scaled by layer_decay to the power of the
-    number of layers above it; the factor of everything else is 1.
+    number of layers above it, that of the scale and the bias of the logits by `logit_scale_factor`; the factor of
+    everything else is 1.
     """
     backbone = model.get_submodule(BACKBONE.removesuffix("."))
     assert isinstance(backbone, Backbone)
@@ -84,7 +90,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         if not parameter.requires_grad:
             continue
         inside = name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else None
-        scale = 1.0
+        scale = logit_scale_factor if name in LOGITS else 1.0
         if inside is not None:
             scale = layer_decay ** backbone.layers_above(inside)
         decayed = parameter.ndim >= 2 and inside not in backbone.no_weight_decay
@@ -93,6 +99,15 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         ParameterGroup(scale, decay, tuple(members), tuple(members.values()))
         for (scale, decay), members in sorted(found.items())
     ]
+
+
+def own_learning_rate(model: AdaptedModel) -> float:
+    """The peak learning rate that a model's adapter method has for the width of its backbone.
+
+    Inversely with the width, as for hidden weights under AdamW in Yang et al., "Tensor Programs V" (arXiv 2203.03466).
+    """
+    width = max(site.width for site in model.backbone.sites(model.backbone.streams))
+    return model.adapter.learning_rate * USUAL_WIDTH / width
 
 
 def cosine_with_warmup(step: int, *, total_steps: int, warmup_steps: int, floor: float) -> float:
@@ -114,12 +129,15 @@ def make_optimizer(
     betas: Sequence[float],
     eps: float,
     layer_decay: float,
+    logit_scale_factor: float = 1.0,
 ) -> GatedAdamW:
     """AdamW over `parameter_groups(model)`; each group keeps its `scale` and `names` in the optimizer.
 
     Raises ConfigError if nothing trains.
     """
-    groups = parameter_groups(model, weight_decay=weight_decay, layer_decay=layer_decay)
+    groups = parameter_groups(
+        model, weight_decay=weight_decay, layer_decay=layer_decay, logit_scale_factor=logit_scale_factor
+    )
     if not groups:
         raise ConfigError("nothing trains with this adapter: use mwa-eval to evaluate the pretrained model")
     return GatedAdamW(

@@ -113,7 +113,7 @@ def train(step: nn.Module, batches: list[Any], config: DictConfig) -> Outcome:
     inner = cast("Step", step.module if isinstance(step, DistributedDataParallel) else step)
     model = inner.task.model
     optimizer = make_optimizer(
-        model, **{key: config.optim[key] for key in ("lr", "weight_decay", "betas", "layer_decay")}, eps=1e-3
+        model, lr=1e-3, **{key: config.optim[key] for key in ("weight_decay", "betas", "layer_decay")}, eps=1e-3
     )
     gradients = []
     for batch in batches:

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.adapters.full import FullFineTuning
+from mwa_lightning.adapters.modex import ModeX
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.errors import ConfigError
@@ -21,6 +23,7 @@ from mwa_lightning.training.optim import (
     cosine_with_warmup,
     make_optimizer,
     make_scheduler,
+    own_learning_rate,
     parameter_groups,
 )
 
@@ -204,3 +207,15 @@ def test_gated_step__under_a_gradient_scaler() -> None:
         scaler.step(optimizer)
         scaler.update()
         assert torch.equal(parameter, weights) != steps
+
+
+@pytest.mark.parametrize(("adapter", "rate"), [(MultiWayAdapter, 3e-3), (ModeX, 6e-3), (FullFineTuning, 1e-3)])
+def test_own_learning_rate__is_that_of_the_method_by_width(adapter: type[AdapterMethod], rate: float) -> None:
+    assert own_learning_rate(tiny_model(adapter())) == pytest.approx(rate * 128 / 8)
+
+
+def test_parameter_groups__the_scale_of_the_logits_has_a_factor_of_its_own() -> None:
+    groups = parameter_groups(
+        tiny_model(MultiWayAdapter()), weight_decay=0.05, layer_decay=1.0, logit_scale_factor=20.0
+    )
+    assert {group.scale: group.names for group in groups if group.scale != 1.0} == {20.0: ("heads.logit_scale",)}
