@@ -20,10 +20,11 @@ PIECES = 40
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    """As many threads as the smallest machine of the project has cores."""
+    """As many threads as the smallest machine of the project has cores; of runs one, whatever the load is."""
     import torch
 
     torch.set_num_threads(2)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
 from mwa_lightning.report.terminal import complain, deliver, open_streams
+from mwa_lightning.training.cpus import wait_passively
 from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _carry_out(command: Command, argv: Sequence[str] | None) -> int:
     alone = argv is None  # a process of its own, which ends with the command
     if alone:
         open_streams()
+        wait_passively()
     if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # where nobody catches it: also when Python ends, without a word
     if alone and command.listens:

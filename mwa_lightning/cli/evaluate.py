@@ -41,6 +41,7 @@ _MAIN_KEYS = (
     "data.eval_batch_size",
     "data.num_workers",
     "trainer.precision",
+    "trainer.threads",
     "debug",
 )
 
@@ -98,6 +99,7 @@ def _of_run(request: Request) -> DictConfig:
     for key, value in saved.items():
         if key in config:
             config[key] = _with_newer_keys(config[key], value)
+    config.trainer = {"threads": "auto", **config.trainer}  # of a version that had no such key
     _check_built_in(saved, request, origin=file)
     if request.values.get("data.root") is not None:
         config.data.shards = None  # those of the run would take its place

@@ -136,9 +136,14 @@ def _options(config: DictConfig) -> dict[str, Any]:
 def _inspect(config: DictConfig, signals: Breaking) -> None:
     """Print the report on a data set; DataError where a run would fail."""
     from mwa_lightning.data.inspection import format_report, inspect
+    from mwa_lightning.training.cpus import AUTO, cpus_here
 
+    workers = config.data.num_workers
+    if workers == AUTO:
+        free = cpus_here().free
+        workers = free if free > 1 else 0
     with signals.noting():
-        report = inspect(_options(config), workers=config.data.num_workers, follow=_follow(signals))
+        report = inspect(_options(config), workers=workers, follow=_follow(signals))
     deliver(format_report(report))
     if report.fatal:
         raise DataError(f"data={config.data.layout}: not fit to be used, see the report above")

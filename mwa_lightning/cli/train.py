@@ -45,6 +45,7 @@ _MAIN_KEYS = (
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.precision",
+    "trainer.threads",
     "training.checkpoint_every_n_steps",
     "training.nonfinite",
     "debug",

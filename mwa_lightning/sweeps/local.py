@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import Elsewhere, Running
+from mwa_lightning.training.cpus import THREADS, cpus_here
 from mwa_lightning.training.signals import held_back
 from mwa_lightning.whole_files import writing
 
@@ -40,6 +41,7 @@ class LocalLauncher:
         self.room = int(config.jobs)
         self._folder = folder
         self._slots: dict[int, Running] = {}
+        self._threads = cpus_here(self.room).free  # the same for all jobs, which the others are no load to
         self._gpus = None if config.gpus is None else [int(card) for card in config.gpus]
         if self._gpus is not None and len(self._gpus) < self.room:
             raise ConfigError(f"launcher.gpus={self._gpus}: fewer GPUs than launcher.jobs={self.room}")
@@ -74,7 +76,8 @@ class LocalLauncher:
     def _environment(self, slot: int) -> dict[str, str]:
         """That of this process, with a share of the threads and cards; a job in an allocation is not SLURM's task."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.room)))
+        if self.room > 1:  # one job alone looks for itself what is free
+            environment.setdefault(THREADS, str(self._threads))
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._gpus[slot :: self.room]))
         return environment

@@ -23,6 +23,7 @@ from mwa_lightning.training import provenance
 from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import check_saving
+from mwa_lightning.training.cpus import settle_cpus
 from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.processes import gathered, is_lost, processes_of
@@ -79,6 +80,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         if processes.first:
             _refuse_training_run(run)
             run.check(config)
+        config, cpus = settle_cpus(config, processes)
         tokenizer = build_tokenizer(config)
         data = make_data(config, tokenizer, processes, stages=("test",))
         stop.check(processes)
@@ -93,6 +95,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         if not processes.first or not run.check(config):  # another process may have begun it meanwhile, and ended
             run.write_config(config)
         with raised_again(stop.signals), run.logging(), dead_workers_named():
+            log.info("%s", cpus)
             inputs = provenance.inputs_of(config, data, model, [config.split]) if processes.first else {}
             if processes.first:
                 provenance.begin(run, inputs)

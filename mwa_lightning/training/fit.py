@@ -32,6 +32,7 @@ from mwa_lightning.training.checkpointing import CheckpointFiles
 from mwa_lightning.training.code_version import described
 from mwa_lightning.training.console import console, show
 from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
+from mwa_lightning.training.cpus import settle_cpus
 from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.examples import Examples
@@ -43,7 +44,14 @@ from mwa_lightning.training.losable import Outcome
 from mwa_lightning.training.optim import make_optimizer, make_scheduler, own_learning_rate
 from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.resuming import check_origin, check_resume, find_checkpoint, is_foreign, origin_of
+from mwa_lightning.training.resuming import (
+    beginning_of,
+    check_origin,
+    check_resume,
+    find_checkpoint,
+    is_foreign,
+    origin_of,
+)
 from mwa_lightning.training.run_directory import FINISHED, RunDirectory
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.settled_weights import settle_weights
@@ -95,6 +103,8 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         with stopping(config, stop, processes, run):
             if processes.first and check_resume(config, run):
                 run.lock.take()
+            begun = beginning_of(config, run) if processes.first else None
+            config, cpus = settle_cpus(config, processes, begun=begun)
             tokenizer = build_tokenizer(config)
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
             stop.check(processes)
@@ -118,6 +128,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
                     log.warning("trainer.fast_dev_run: only a try; metrics are of a few samples, and nothing is kept")
                 log.info("run directory: %s", run.path)
                 log.info("mwa_lightning %s", described())
+                log.info("%s", cpus)
                 inputs = _inputs(config, data, model, run) if processes.first else {}
                 return _run(config, task, data, run, processes, stop, inputs)
 

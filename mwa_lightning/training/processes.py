@@ -26,10 +26,10 @@ from lightning.fabric.plugins.environments import (
     LightningEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.fabric.utilities.distributed import _init_dist_connection, _set_num_threads_if_needed
+from lightning.fabric.utilities.distributed import _init_dist_connection
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import distributed, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
@@ -49,7 +49,6 @@ _ENVIRONMENT = (
     "RANK",
     "LOCAL_RANK",
     "WORLD_SIZE",
-    "OMP_NUM_THREADS",
 )
 
 # Whether this process has met others of a run, at any time.
@@ -70,7 +69,8 @@ class Processes:
         devices = trainer.devices
         if devices == "auto":
             devices = max(1, torch.cuda.device_count()) if trainer.accelerator == "gpu" else 1
-        self.count = int(devices) * int(trainer.num_nodes)
+        self.on_this_machine = int(devices)
+        self.count = self.on_this_machine * int(trainer.num_nodes)
         by_torchrun, task = TorchElasticEnvironment.detect(), step()
         self.started_for_us = by_torchrun or task is not None
         if trainer.accelerator == "gpu":
@@ -139,8 +139,12 @@ class Processes:
         if self.count == 1:
             return run_dir
         path = Path(self.share(str(run_dir.absolute())))
-        self.config = OmegaConf.merge(self.config, {"run_dir": str(path)})  # type: ignore[assignment]
+        self.add({"run_dir": str(path)})
         return path
+
+    def add(self, settings: dict[str, Any]) -> None:
+        """Add to the configuration that workers are told."""
+        self.config = with_settings(self.config, settings)
 
     def start_workers(self, count: int) -> None:
         """Start this machine's processes from local rank 1 on, and watch over them."""
@@ -244,6 +248,14 @@ def processes_of(config: DictConfig) -> Iterator[Processes]:
         torch.set_num_threads(threads)
 
 
+def with_settings(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
+    """A copy of a configuration with some keys set, new ones among them."""
+    copy = config.copy()
+    with open_dict(copy):
+        copy.update(settings)
+    return copy
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether this is how a process learns that another one is gone; gloo has no type of error for it."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
@@ -341,7 +353,6 @@ class WorkerLauncher(_SubprocessScriptLauncher):
             os.environ["LOCAL_RANK"] = "0"
             os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
             self._processes.start_workers(self.num_processes)
-        _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
 

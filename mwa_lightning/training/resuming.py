@@ -62,6 +62,13 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
     return started
 
 
+def beginning_of(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
+    """The configuration of the first start of the run that goes on here, or at `resume`; empty for one that begins."""
+    origin = origin_of(config)
+    homes = [run] if origin is None else [run, RunDirectory(origin.parent.parent)]
+    return next((home.read_config() for home in homes if home.config.is_file()), {})
+
+
 def check_origin(config: DictConfig, trained: Iterable[str]) -> None:
     """Raise CheckpointError unless the file that `resume` names, if any, is whole and of what trains here.
 

@@ -38,6 +38,10 @@ FREE_KEYS = frozenset(
         "expect",
         "callbacks.progress_bar",
         "data.num_workers",
+        "trainer.threads",  # by auto, a run keeps those that it began with (see `cpus`)
+        "chosen.threads",
+        "chosen.num_workers",
+        "chosen.processes",
         "data.root",
         "data.shards",
         "training.checkpoint_every_n_steps",

@@ -22,11 +22,11 @@ from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.tasks.reasoning_heads import StatementShape
 from mwa_lightning.training.build import image_options, instantiate
 from mwa_lightning.training.coordinator import CoordinatorWeights
-from mwa_lightning.training.processes import Processes, WorkerStrategy
+from mwa_lightning.training.processes import Processes, WorkerStrategy, with_settings
 from mwa_lightning.training.run_directory import RunDirectory, new_directory
 from mwa_lightning.training.smoke_test import KEY, images_evaluated
 from mwa_lightning.training.strategies import FSDP, ShardedStrategy
-from mwa_lightning.training.trainer_keys import understood
+from mwa_lightning.training.trainer_keys import OWN, understood
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def make_data(
     Raises DataError if something is missing, damaged or empty.
     """
     data: SplitDataModule[Any] = instantiate(
-        config.data,
+        with_settings(config.data, {"num_workers": config.chosen.num_workers}),
         tokenizer=tokenizer,
         **image_options(config),
         seed=config.seed,
@@ -125,7 +125,7 @@ def make_trainer(
     """Lightning's trainer with our own sampling, checkpoints and summary in place of its."""
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
-    arguments = {str(key): value for key, value in settings.items() if key != KEY}
+    arguments = {str(key): value for key, value in settings.items() if key != KEY and key not in OWN}
     if arguments["strategy"] == FSDP:
         # Tensors that are made in inference mode, as gathered weights would be, cannot be trained with later.
         arguments |= {"strategy": ShardedStrategy(processes), "inference_mode": False}

@@ -29,6 +29,8 @@ SET_HERE = frozenset(
         "use_distributed_sampler",
     }
 )
+# Keys of `trainer` that are ours.
+OWN = frozenset({"threads"})
 # By most of these, metrics would have the name of something that they are not of: the values that do nothing, and why
 # others are refused.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -64,6 +66,8 @@ def check_trainer_keys(config: DictConfig, *, trains: bool = False) -> None:
     """
     keys = inspect.signature(pl.Trainer).parameters.keys() - SET_HERE
     for key, value in config.trainer.items():
+        if key in OWN:
+            continue
         if key in SET_HERE:
             raise ConfigError(f"trainer.{key}: is set by mwa_lightning itself; leave it out")
         if key not in keys:

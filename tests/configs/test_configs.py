@@ -327,7 +327,7 @@ def statements(config: DictConfig) -> bool:
 @pytest.mark.parametrize(("group", "choice"), BUILT, ids=[f"{group}={choice}" for group, choice in BUILT])
 def test_choice__instantiates(group: str, choice: str, tmp_path: Path) -> None:
     """At tiny size, by what a run builds its parts with: each takes exactly the keys of its file."""
-    here = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1")
+    here = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1", "data.num_workers=0")
     plain = composed(f"{group}={choice}")
     small = [f"backbone.{pair}" for pair in SMALL.split() if pair.partition("=")[0] in plain.backbone]
     if plain.backbone.text_positions is None:  # as the weights say

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from mwa_lightning.errors import Interrupted, Stopped
+from mwa_lightning.sweeps import local
 from mwa_lightning.sweeps.comparison import read_runs
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.sweeps.launching import JobsFailed, carry_out
 from mwa_lightning.sweeps.local import LocalLauncher
+from mwa_lightning.training.cpus import Cpus
 from tests.sweeps.conftest import SHORT
 
 Make = Callable[..., LocalLauncher]
@@ -86,12 +88,12 @@ def test_carry_out__threads_and_cards_are_divided(
     launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local, "cpus_here", lambda processes: Cpus(4, 6 // processes, 2.0))
     monkeypatch.setenv("SLURM_NTASKS", "7")
     folder, jobs = sweep(tmp_path, *[("lr=1", f"seed={seed}", "epoch_s=0.4") for seed in range(4)])
     carry_out(jobs, folder, launcher(folder, jobs=2, gpus=[3, 5, 7]))
     found = [starts(folder, number)[0] for number in range(4)]
-    threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert {share for _, share, _ in found} == {str(threads)}
+    assert {share for _, share, _ in found} == {"3"}
     assert sorted(cards for *_, cards in found) == ["3,7", "3,7", "5", "5"]
     assert {found[0][2], found[1][2]} == {"3,7", "5"}
 

@@ -17,6 +17,7 @@ from mwa_lightning.cli.train import compose_checked
 from mwa_lightning.data.scenes import write_scenes
 from mwa_lightning.errors import DataError
 from mwa_lightning.training.build import build_tokenizer
+from mwa_lightning.training.cpus import settle_cpus
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.same_files import check_same_files
 from mwa_lightning.training.setup import make_data
@@ -75,7 +76,9 @@ def run_rank(rank: int, folder: Path) -> None:
         config = compose_checked(["trainer=cpu", "data.batch_size=4"])
         for word in ("data.root=scenes", *words):  # once composed: one name for all of them
             OmegaConf.update(config, *word.split("="))
-        data = make_data(config, build_tokenizer(config), Processes(config), stages=("fit", "test"))
+        processes = Processes(config)
+        config, _ = settle_cpus(config, processes)
+        data = make_data(config, build_tokenizer(config), processes, stages=("fit", "test"))
         found[case] = None
         try:
             check_same_files(config, data)
