@@ -45,8 +45,9 @@ def from_hub(reference: str, choices: Sequence[Sequence[str]], *, beside: Sequen
                 logging.getLogger(__name__).debug("%s has no %s", reference, file)
         return Path(paths[0]).parent
 
-    problem: Exception | None = None
+    problem: Exception | None
     for options in ({"local_files_only": True}, {}):
+        problem = None
         if not options:
             _check_reachable(reference, instead)
         for files in choices:
@@ -55,10 +56,12 @@ def from_hub(reference: str, choices: Sequence[Sequence[str]], *, beside: Sequen
                     return fetch(files, **options)
             except HFValidationError as error:
                 raise CheckpointError(f"{reference}: not a name of the hub; write {HUB}OWNER/NAME") from error
-            # No such repository, no such file, no permission: the client has an error of its own for each.
+            # No such repository, no such file, no permission: the client has an error of its own for each. What keeps
+            # a file from coming tells more than that there is none by another name.
             except Exception as error:
-                problem = error
-    raise CheckpointError(f"{reference}: {_reason(problem, choices)}; give {instead}") from problem
+                if problem is None or _lacks_files(problem):
+                    problem = error
+    raise CheckpointError(f"{reference}: {_reason(problem, choices)} give {instead}") from problem
 
 
 def _check_reachable(reference: str, instead: str) -> None:
@@ -91,19 +94,31 @@ def _without_retries_shown() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _lacks_files(problem: Exception) -> bool:
+    """Whether the hub has said that a repository has no such file; without an answer the client's error is alike."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    return isinstance(problem, EntryNotFoundError) and not isinstance(problem, LocalEntryNotFoundError)
+
+
 def _reason(problem: Exception | None, choices: Sequence[Sequence[str]]) -> str:
+    """What went wrong, and what else helps than to give something instead."""
     from huggingface_hub import errors
 
     if isinstance(problem, errors.GatedRepoError):
-        return "the hub gives it to those only who have accepted its terms there and log in (hf auth login)"
+        return "the hub gives it to those only who have accepted its terms there and log in (hf auth login);"
     if isinstance(problem, errors.RepositoryNotFoundError):
-        return "the hub has no such repository (or it is private: hf auth login)"
+        return "the hub has no such repository (or it is private: hf auth login);"
     if isinstance(problem, errors.RevisionNotFoundError):
-        return "the repository has no such revision"
-    if isinstance(problem, errors.EntryNotFoundError):
-        return f"the repository has no {' and no '.join(files[0] for files in choices)}"
-    return f"the hub does not give it ({_first_line(problem)})"
+        return "the repository has no such revision;"
+    if isinstance(problem, errors.LocalEntryNotFoundError):
+        return f"the connection to the hub was lost ({_first_line(problem.__cause__ or problem)}); try again, or"
+    if problem is not None and _lacks_files(problem):
+        return f"the repository has no {' and no '.join(files[0] for files in choices)};"
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return f"it cannot be put into the local cache ({problem.strerror}); set HF_HOME to another folder, or"
+    return f"the hub does not give it ({_first_line(problem)});"
 
 
-def _first_line(error: Exception | None) -> str:
+def _first_line(error: BaseException | None) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from mwa_lightning.errors import CheckpointError
 from mwa_lightning.hub_access import from_hub
@@ -44,3 +47,27 @@ def test_from_hub__offline_by_choice(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_from_hub__no_name_of_the_hub() -> None:
     assert "not a name of the hub" in refused("hf://owner/name/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("stops", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be put into the local cache (No space left on"),
+        (LocalEntryNotFoundError("no answer"), "the connection to the hub was lost (no answer); try again, or give"),
+        (None, "the repository has no model.safetensors and no pytorch_model.bin; give a folder"),
+    ],
+)
+def test_from_hub__what_stops_one_file_is_not_hidden_by_the_lack_of_another(
+    stops: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(name: str, file: str, *, revision: str | None, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        if stops is not None and file == "model.safetensors":
+            raise stops
+        raise EntryNotFoundError.__new__(EntryNotFoundError)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("mwa_lightning.hub_access._check_reachable", lambda reference, instead: None)
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        from_hub("hf://owner/name", [("model.safetensors",), ("pytorch_model.bin",)], instead="a folder")

@@ -62,7 +62,7 @@ def test_read_state__one_bit_of_a_tensor(plain: Path) -> None:
     content = bytearray(plain.read_bytes())
     content[content.index(STATE["a"].numpy().tobytes()) + 100] ^= 0x40
     plain.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"n\.pth: damaged \(n/data/0 is not what its checksum says\)"):
+    with pytest.raises(CheckpointError, match=r"n\.pth: damaged \(n/data/0 is not what was packed\)"):
         read_state(plain)
 
 
@@ -79,10 +79,49 @@ def test_read_state__a_name_twice(plain: Path) -> None:
     [
         (["params/img/kernel.npy", "params/txt/kernel.npy"], "arrays of NumPy, as big_vision saves them"),
         (["clip/model.safetensors", "clip/config.json"], r"other files \(clip/config.json, clip/model.safetensors\)"),
-        ([], r"other files \(nothing\)"),
+        ([], "an empty zip archive; copy or download it again"),
     ],
 )
 def test_read_state__archive_of_something_else(tmp_path: Path, names: list[str], said: str) -> None:
     path = packed(tmp_path / "w.npz", dict.fromkeys(names, b"data"), lambda _: False)
     with pytest.raises(CheckpointError, match=said):
         read_state(path)
+
+
+def in_headers(content: bytes, at: dict[bytes, int], value: bytes) -> bytes:
+    """An archive with a field of each header changed; `at` has its place in those of one kind."""
+    changed = bytearray(content)
+    for magic, offset in at.items():
+        place = -1
+        while (place := changed.find(magic, place + 1)) >= 0:
+            changed[place + offset : place + offset + len(value)] = value
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda content: in_headers(content, {b"PK\x03\x04": 8, b"PK\x01\x02": 10}, b"\x5d\0"),
+            r"cannot be read \(That compression method is not supported\); save it again",
+        ),
+        (
+            lambda content: in_headers(content, {b"PK\x03\x04": 6, b"PK\x01\x02": 8}, b"\x01"),
+            r"cannot be read \(File .* is encrypted, .*\); save it again",
+        ),
+        (
+            lambda content: in_headers(content, {b"PK\x01\x02": 0}, b"PKXX"),
+            r"damaged \(Bad magic number for central directory\); copy or download",
+        ),
+        (lambda content: content[:-30], r"an archive that has no end \(cut short\); copy or download it again, [\d,]+ bytes"),
+    ],
+    ids=["unknown compression", "password", "no list of its files", "cut short"],
+)
+def test_read_state__says_what_is_wrong_with_an_archive(
+    plain: Path, tmp_path: Path, change: Callable[[bytes], bytes], said: str
+) -> None:
+    path = packed(tmp_path / "c.pth", members(plain), lambda _: False)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        read_state(path)
+    assert "checksum" not in str(caught.value)
