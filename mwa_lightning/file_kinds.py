@@ -9,7 +9,7 @@ HEAD = 512  # bytes that suffice
 _AGAIN = "fetch it again"
 _TO_JPEG = "convert it to JPEG or PNG"
 
-# What a file begins with, what it is, and what to do where a picture is wanted: nothing with those that are read. The
+# What a file begins with, what it is, and what to do where an image is wanted: nothing with those that are read. The
 # first that fits counts.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"version https://git-lfs", "a Git LFS pointer", "git lfs pull fetches what it stands for"),
@@ -24,22 +24,22 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
         f"{_AGAIN}, by its own address",
     ),
     (rb"<\?xml|<Error>", "XML, as servers answer with errors", _AGAIN),
-    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "a HEIC picture of a phone", _TO_JPEG),
-    (rb"\x00\x00\x00\x0cJXL \r\n\x87\n|\xff\x0a", "a JPEG XL picture", _TO_JPEG),
-    (rb"....ftyp(avif|avis)", "an AVIF picture", ""),
-    (rb"....ftyp(crx )", "a raw picture of a camera", _TO_JPEG),
-    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV\x01", "a video", "take a picture out of it"),
+    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "a HEIC image of a phone", _TO_JPEG),
+    (rb"\x00\x00\x00\x0cJXL \r\n\x87\n|\xff\x0a", "a JPEG XL image", _TO_JPEG),
+    (rb"....ftyp(avif|avis)", "an AVIF image", ""),
+    (rb"....ftyp(crx )", "a raw image of a camera", _TO_JPEG),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV\x01", "a video", "take one image out of it"),
     (rb"ID3|OggS|fLaC|RIFF....WAVE", "a sound", "correct its name in the annotations"),
     (rb"\xff\xd8\xff", "a JPEG", ""),
     (rb"\x89PNG", "a PNG", ""),
     (rb"GIF8", "a GIF", ""),
-    (rb"RIFF....WEBP", "a WebP picture", ""),
-    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture", ""),
+    (rb"RIFF....WEBP", "a WebP image", ""),
+    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", ""),
     (rb"II[*+]\x00|MM\x00[*+]", "a TIFF", ""),
-    (rb"/9j/|iVBORw0KGgo|data:image/", "a picture as Base64 text", "decode it into a file of bytes"),
-    (rb"DDS |BLP[12]|qoif|\x8aMNG|gimp xcf|FUJIFILM|AT&TFORM", "a picture of a format that is not read", _TO_JPEG),
+    (rb"/9j/|iVBORw0KGgo|data:image/", "an image as Base64 text", "decode it into a file of bytes"),
+    (rb"DDS |BLP[12]|qoif|\x8aMNG|gimp xcf|FUJIFILM|AT&TFORM", "an image of a format that is not read", _TO_JPEG),
     (rb"\x93NUMPY", "an array of NumPy", _TO_JPEG),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed file", "unpack it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "a compressed file", "unpack it"),
     (rb"PK\x03\x04", "a ZIP archive", "unpack it"),
     (rb".{257}ustar", "a tar archive", "unpack it"),
     (rb"PAR1", "a Parquet file", "correct its name in the annotations"),
@@ -49,7 +49,7 @@ _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def kind_of(head: bytes) -> tuple[str, str] | None:
-    """What begins so, such as "an HTML page", and what to do about it, if it is no picture; None where nothing tells.
+    """What begins so, such as "an HTML page", and what to do about it, if it is no image; None where nothing tells.
 
     Args:
         head: The first `HEAD` bytes, or as many as there are.

@@ -49,6 +49,7 @@ def load(
     tokenizer: str | Path | None = None,
     image_size: int | None = None,
     background: str | Sequence[int] | None = "auto",
+    checkpoint_key: str | None = None,
 ) -> Loaded:
     """Load a backbone of `configs/backbone`, adapted where an adapter is given.
 
@@ -84,6 +85,7 @@ def load(
         background: The colour on which `transform` lays transparent images, None for none, as `data.background`. "auto"
             is that of the data that an `adapter.safetensors` was trained on, which also says whether images are turned
             as the camera noted and 16 bits are scaled to 8; without one: white, and yes.
+        checkpoint_key: Which model, where the file of `checkpoint` holds several: what it stands under.
 
     Raises:
         ConfigError: No such backbone or adapter, or parts that do not fit.
@@ -100,12 +102,17 @@ def load(
     try:
         rule = rule_of(metadata.get("pictures", "{}"))
     except (ValueError, ConfigError, RecursionError) as error:
-        raise CheckpointError(f"{adapter}: its metadata do not say how pictures are read; train it again") from error
+        raise CheckpointError(
+            f"{adapter}: its metadata do not say how images are read; give the file as it was saved"
+        ) from error
     if background != "auto":
         rule = replace(rule, background=colour_of(background))
+    tasks = group_options("task")
+    of_file = task is None and "task" in metadata
     task = task or metadata.get("task", "retrieval")
-    if task not in group_options("task"):
-        raise ConfigError(f"there is no task {task!r}. Choose one of {', '.join(group_options('task'))}")
+    if task not in tasks:
+        what = f"{adapter}: was trained for task={task}, and" if of_file else f"task={task}:"
+        raise ConfigError(f"{what} there is no such task.{did_you_mean(task, tasks)} Choose one of {', '.join(tasks)}")
     with _outside_hydra():
         config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
     values: dict[str, Any] = {}
@@ -115,7 +122,12 @@ def load(
     if header is not None:
         of_backbone = backbone_settings_of(header, config.backbone)
         values |= {f"backbone.{key}": value for key, value in of_backbone.items()}
-    given = {"checkpoint": checkpoint, "tokenizer": tokenizer, "image_size": image_size}
+    given = {
+        "checkpoint": checkpoint,
+        "checkpoint_key": checkpoint_key,
+        "tokenizer": tokenizer,
+        "image_size": image_size,
+    }
     for key, value in given.items():
         if value is not None:
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value

@@ -29,9 +29,9 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        if len({str(name) for name in names}) < len(names):
-            raise ValueError("it has a key twice")
+        names = [str(key.value) for key, _ in node.value]
+        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise ValueError(f"it has the key {twice[0]} twice")
         return super().construct_mapping(node, deep=deep)
 
 

@@ -20,7 +20,7 @@ import mwa_lightning
 from mwa_lightning.adapters.files import save_adapter, trained_state
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.adapters.none import NoAdapter
-from mwa_lightning.backbones.checkpoints import official_state
+from mwa_lightning.backbones.checkpoints import official_state, read_state
 from mwa_lightning.backbones.checkpoints.clip import transformers_key_map
 from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
 from mwa_lightning.backbones.checkpoints.siglip import siglip_key_map
@@ -154,7 +154,12 @@ def test_load__adapter_file_brings_its_images(call: Callable[..., Loaded], weigh
         metadata = file.metadata()
     assert loaded.transform.rule == PictureRule(exif=False)  # that of data=scenes
     save_file(load_file(path), tmp_path / "strange.safetensors", metadata | {"pictures": "[]"})
-    with pytest.raises(CheckpointError, match="metadata do not say how pictures are read"):
+    with pytest.raises(CheckpointError, match="metadata do not say how images are read; give the file"):
+        call(weights, tmp_path / "strange.safetensors")
+    save_file(load_file(path), tmp_path / "strange.safetensors", metadata | {"task": "mine"})
+    with pytest.raises(
+        ConfigError, match=r"strange\.safetensors: was trained for task=mine, and there is no such task"
+    ):
         call(weights, tmp_path / "strange.safetensors")
     del metadata["pictures"]
     del metadata["image_size"]  # as files of version 0.1 are
@@ -206,6 +211,14 @@ def test_load__shipped_weights_by_default() -> None:
     [
         ("beit3_bass", {}, ConfigError, "Did you mean beit3_base"),
         ("vit", {}, ConfigError, "Choose one of .*beit3_base, beit3_large, beit3_tiny"),
+        (
+            "beit3_tiny",
+            {"task": "retrival"},
+            ConfigError,
+            "task=retrival: there is no such task. Did you mean retr",
+        ),
+        ("beit3_tiny", {"checkpoint": "a" * 300}, CheckpointError, "a: cannot be read .File name too long"),
+        ("beit3_tiny", {"adapter": "a" * 300}, CheckpointError, "a: cannot be read .File name too long"),
         ("beit3_tiny", {"adapter": "mwaa"}, ConfigError, "neither a file nor a method. Did you mean mwa"),
         ("beit3_tiny", {"adapter": "absent.safetensors"}, ConfigError, "neither a file nor a method"),
         ("beit3_tiny", {"checkpoint": "absent.pth"}, CheckpointError, "absent.pth: no such checkpoint"),
@@ -363,3 +376,14 @@ def test_load__habits_of_other_libraries_work(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model(pair, tokenizer("a star in both"))
         assert torch.allclose(model.to(torch.bfloat16)(pair, tokenizer("a star in both")), logits, atol=0.05)
+    with pytest.raises(ConfigError, match="do not fit: this model takes 2 with each text"):
+        model(pair[:, :1], tokenizer("a star in both"))
+
+
+def test_load__one_of_several_models_in_a_file(tmp_path: Path) -> None:
+    state = read_state("asset://beit3_tiny.safetensors")
+    torch.save({"a": {name: tensor + 1 for name, tensor in state.items()}, "b": state}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match=r"several models, a, b; say which by backbone\.checkpoint_key=a"):
+        mwa_lightning.load("beit3_tiny", tmp_path / "two.pth")
+    chosen = mwa_lightning.load("beit3_tiny", tmp_path / "two.pth", checkpoint_key="b")
+    assert chosen.model.backbone.fingerprint == mwa_lightning.load("beit3_tiny").model.backbone.fingerprint

@@ -46,7 +46,7 @@ def test_read_yaml__gives_back_what_was_written(content: dict[str, Any], tmp_pat
         ("a: !!binary aGk=", "it holds a bytes"),
         ("a: &x [1, 1]\nb: [*x, *x]", "refers from one place to another"),
         ("a: &x {b: 1}\nc: {<<: *x}", "refers from one place to another"),
-        ("a: 1\na: 2", "a key twice"),
+        ("a: 1\na: 2", "the key a twice"),
         ("[1]: 2", "unhashable key"),
         ("1.5: 2", "the key 1.5, which is no word"),
         ("[" * 2_000, "nested too deep"),

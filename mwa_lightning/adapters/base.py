@@ -42,6 +42,6 @@ class AdapterMethod(nn.Module):
         if not found:
             raise ConfigError(
                 f"{type(self).__name__} needs {what}, and {backbone.name} offers none for this task; "
-                "choose another adapter or change adapter.first_layer"
+                "lower adapter.first_layer or choose another adapter"
             )
         return found

@@ -25,6 +25,7 @@ from mwa_lightning.regular_files import open_file
 from mwa_lightning.sharded_tensors import laid_out_like
 from mwa_lightning.tensor_files import write_tensors
 
+_AS_TRAINED = "take the backbone, the adapter and its settings that it was trained with"
 _DOWN = re.compile(r"adapter\..*?_(\d+)(?:_\w+)?\.(?:bottleneck\.)?down\.weight$")
 
 
@@ -107,7 +108,7 @@ def load_fitting(
     wider = [name for name in known if name not in fitting and not name.startswith("heads.")]
     if wider or not fitting:
         problem = f"{shorten(wider)} of another shape" if wider else "nothing in it has a place here"
-        raise CheckpointError(f"{path}: does not fit this adapter ({problem}); compose the adapter it was trained with")
+        raise CheckpointError(f"{path}: does not fit this adapter ({problem}); {_AS_TRAINED}")
     with torch.no_grad():
         for source, value in fitting.values():
             value.copy_(state[source])
@@ -116,7 +117,7 @@ def load_fitting(
     new.sort(key=lambda name: not name.startswith("heads."))
     used = {source for source, _ in fitting.values()}
     unused = [name for name in state if name not in used]
-    parts = [f"{path}: of task={metadata.get('task')}, {len(used)} tensors fit this one"]
+    parts = [f"{path}: of task={metadata.get('task')}, tensors of it that fit this one: {len(used)}"]
     for what, names in (("not needed", unused), ("new here", new)):
         if names:
             layers = dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names)
@@ -164,9 +165,7 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
             raise CheckpointError(f"{origin}: {size}; give backbone= of that size, or an adapter of this one")
         problems = [("missing", missing), ("not expected", unexpected), ("of another shape", misshapen)]
         detail = "; ".join(f"{what}: {shorten(names)}" for what, names in problems if names)
-        raise CheckpointError(
-            f"{origin}: does not fit this adapter ({detail}); compose the adapter it was trained with"
-        )
+        raise CheckpointError(f"{origin}: does not fit this adapter ({detail}); {_AS_TRAINED}")
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{origin}: {name} has values that are no finite fractions; give another file")
@@ -176,17 +175,16 @@ def fill_trainable(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
 
 
 def _other_size(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """In what the models differ that two adapters are for, by their bottlenecks; empty if in nothing."""
+    """In what the models differ that two adapters are for, by the bottlenecks of both; empty if in nothing."""
 
-    def size(shapes: Mapping[str, Any]) -> tuple[list[int], int]:
-        found = [(int(matched[1]), shape[-1]) for name, shape in shapes.items() if (matched := _DOWN.match(name))]
-        return sorted({width for _, width in found}), 1 + max((layer for layer, _ in found), default=-1)
+    def size(name: str, shapes: Mapping[str, Any]) -> str:
+        layers = 1 + max(int(matched[1]) for key in shapes if (matched := _DOWN.match(key)))
+        return f"width {shapes[name][-1]} and {layers} layer{'' if layers == 1 else 's'}"
 
-    (widths, layers), (own_widths, own_layers) = size(theirs), size(ours)
-    if not widths or not own_widths or widths == own_widths:
+    other = (name for name in theirs if name in ours and _DOWN.match(name) and theirs[name][-1] != ours[name][-1])
+    if (name := next(other, None)) is None:
         return ""
-    here = f"width {own_widths[0]} and {own_layers}"
-    return f"it is for a model of width {widths[0]} and {layers} layers, and this one has {here}"
+    return f"it is for a model of {size(name, theirs)}, and this one has {size(name, ours)}"
 
 
 def _read_pth(path: Path, model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -216,5 +214,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); is it cut short?") from error
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
     return state, header.metadata

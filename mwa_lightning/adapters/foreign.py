@@ -10,19 +10,21 @@ from mwa_lightning.errors import shorten
 RELEASED_MODEX = re.compile(r"(^|\.)modex\.")
 RELEASED_MWA = re.compile(r"(^|\.)(adaptmlp_text|adaptmlp_vision|enhancemlp)\.")
 
+_TRAIN = "train one with adapter=mwa or modex"
 _WHOLE = "the weights of a whole model ({}) without an adapter: give it as backbone.checkpoint"
 # What a name holds, and what the file is then. The first that fits counts.
 _KINDS: tuple[tuple[str, str], ...] = (
     (
         r"(^|\.)(unet|down_blocks|up_blocks|transformer_blocks)\.|(^|\.)lora_(unet|te\d?)_",
-        "a LoRA of a diffusion model (diffusers, kohya), and these backbones are none",
+        f"a LoRA of a diffusion model (diffusers, kohya), and these backbones are none; {_TRAIN}",
     ),
     (
         r"^base_model\.model\.|(^|[._])(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w|ia3_l|vera_)",
-        "an adapter of PEFT, which is not read here: train one with adapter=mwa or modex, or merge it into its model "
+        f"an adapter of PEFT, which is not read here; {_TRAIN}, or merge it into its model "
         "(PEFT's merge_and_unload, then save_pretrained) and give that folder as backbone.checkpoint",
     ),
-    (r"(^|[._])lora[._](up|down)|\.alpha$", "a LoRA of another library, which is not read here"),
+    (r"(^|[._])lora[._](up|down)|\.alpha$", f"a LoRA of another library, which is not read here; {_TRAIN}"),
+    (r"^model\.(adapter|heads)\.", "a checkpoint of a run; give the adapter.safetensors of its run directory"),
     (r"^(optimizer|exp_avg|state\.\d+)\b", "the state of an optimizer; give the adapter.safetensors of the run"),
     (r"(^|\.)beit3\.", _WHOLE.format("BEiT-3")),
     (r"(^|\.)(visual_encoder|text_encoder)\.", _WHOLE.format("BLIP or ALBEF")),
@@ -31,7 +33,10 @@ _KINDS: tuple[tuple[str, str], ...] = (
         _WHOLE.format("CLIP, SigLIP or BLIP of transformers"),
     ),
     (r"(^|\.)(visual|transformer\.resblocks|token_embedding)\b", _WHOLE.format("CLIP or SigLIP of OpenCLIP")),
-    (r"^(adapter|heads|backbone)\.", "an adapter of this package without its metadata; give the file as it was saved"),
+    (
+        r"^(adapter|heads|backbone)\.",
+        "an adapter of this package without the metadata that this version writes; give the file as it was saved",
+    ),
 )
 _PATTERNS = tuple((re.compile(pattern), what) for pattern, what in _KINDS)
 

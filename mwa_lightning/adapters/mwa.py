@@ -95,7 +95,10 @@ class MultiWayAdapter(AdapterMethod):
         if enhancer not in get_args(EnhancerForm):
             raise ConfigError(f"adapter.enhancer={enhancer}: choose one of {', '.join(get_args(EnhancerForm))}")
         if not (extractor_vision or extractor_text or enhancer != "none"):
-            raise ConfigError("adapter=mwa: every part is switched off; switch one on, or take adapter=head_only")
+            raise ConfigError(
+                "adapter=mwa: every part is switched off; set adapter.extractor_vision=true, "
+                "adapter.extractor_text=true or adapter.enhancer=bottleneck, or take adapter=head_only"
+            )
         self.mid_dim = mid_dim
         self.scale = scale
         self.dropout = dropout

@@ -30,23 +30,31 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
 
     A full checkpoint will do: what it holds besides (`beit3.*`) is the frozen backbone, which is not read
     from here. Raises CheckpointError if the file cannot be read, holds no adapter, or one with parts that
-    ours lacks (a norm of the adapter's own, a learned scale).
+    ours lacks (a norm of the adapter's own, a learned scale), or is of another task than retrieval.
     """
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
+    foreign: list[str] = []
     state = read_state(path)
     for key, tensor in state.items():
         name = _our_name(key)
         if name is not None:
             found[name] = tensor
-        elif _ADAPTER.fullmatch(key) or not key.startswith("beit3."):
+        elif _ADAPTER.fullmatch(key):
             unknown.append(key)
+        elif not key.startswith("beit3."):
+            foreign.append(key)
     if not any(name.startswith("adapter.") for name in found):
         raise CheckpointError(f"{path}: {described_as(state)}")
     if unknown:
         raise CheckpointError(
             f"{path}: has parts that this MultiWay-Adapter lacks ({shorten(unknown)}); give a file "
             "trained without norms (--ffn_adapter_layernorm_option none) or a learned scale in the adapter"
+        )
+    if foreign:
+        raise CheckpointError(
+            f"{path}: has weights besides those of BEiT-3, its adapter and the heads of retrieval ({shorten(foreign)}"
+            "); give a file trained for retrieval"
         )
     return found
 

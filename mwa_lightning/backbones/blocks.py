@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mwa_lightning.backbones.sites import Branch, Place, Slot, SlotContext, SlotModule, Stream
+from mwa_lightning.errors import ConfigError
 
 Segments = dict[Stream, Tensor]
 Memory = Sequence[Tensor]
@@ -87,8 +88,11 @@ def _split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def _check_heads(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if heads < 1 or width % heads:
+        raise ConfigError(
+            f"the width {width} of a backbone is not a multiple of its number of attention heads, {heads}; give a "
+            "number that divides it"
+        )
 
 
 class Attention(nn.Module):

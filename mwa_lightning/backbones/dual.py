@@ -254,12 +254,13 @@ class DualEncoder(Backbone):
     def encode_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Encode ids (b, n), int64, with mask (b, n), True on real tokens, as tokens (b, n, d).
 
-        SigLIP 2 does not look at the mask. Raises ValueError if its texts are not padded to `max_text_length`.
+        SigLIP does not look at the mask. Raises ConfigError if its texts are not padded to `max_text_length`.
         """
         if self.form == "clip":
             return self.text(ids, mask)
         if ids.shape[1] != self.max_text_length:
-            raise ValueError(
-                f"{self.name} attends to its padding: pad texts to {self.max_text_length} tokens, not {ids.shape[1]}"
+            raise ConfigError(
+                f"{self.name} attends to its padding: pad texts to {self.max_text_length} tokens, not {ids.shape[1]}; "
+                "the tokenizer that was loaded with it does"
             )
         return self.text(ids, None)

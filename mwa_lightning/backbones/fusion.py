@@ -259,9 +259,10 @@ class FusionEncoder(Backbone):
     def fuse_encoded(self, memory: Memory, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Run the fusion layers alone, as in `fuse`, on tokens (b, n, d) of `encode_text`: for ALBEF's arrangement."""
         if len(memory) != self.images:
+            other = f"; set backbone.pair={str(not self.pair).lower()}" if len(memory) == 3 - self.images else ""
             raise ConfigError(
-                f"{self.name} fuses a text with {self.images} image{'s' if self.pair else ''}, not with {len(memory)}; "
-                f"set backbone.pair={'false' if self.pair else 'true'} for the other form"
+                f"{self.name} fuses a text with {self.images} image{'s' if self.pair else ''}, not with {len(memory)}"
+                f"{other}"
             )
         return self._run("fusion", tokens, mask, memory)
 

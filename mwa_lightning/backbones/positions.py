@@ -25,8 +25,8 @@ def grid_of(table: Tensor, *, rows_before: int) -> int:
     side = math.isqrt(max(cells, 0))
     if side < 1 or side**2 != cells:
         raise CheckpointError(
-            f"a vision position table of {table.shape[0]} rows holds no square grid after its first "
-            f"{rows_before}; take a checkpoint of square images"
+            f"the vision position table has {max(cells, 0)} rows for patches, which make no square grid; take a "
+            "checkpoint of square images"
         )
     return side
 

@@ -151,7 +151,8 @@ def _weights(value: Any) -> str:
     text = _text(value)
     if text == "random" or text.startswith(("asset://", "hf://")):
         return text
-    if not Path(text).expanduser().exists() and (name := hub_name(text)) is not None:
+    there = os.path.exists(Path(text).expanduser())  # noqa: PTH110 (False also of a name that is too long)
+    if not there and (name := hub_name(text)) is not None:
         raise ConfigError(f"backbone.checkpoint={text}: there is no such file; {name}")
     return _path(text)
 
@@ -160,7 +161,7 @@ def _tokenizer(value: Any) -> str:
     text = _text(value)
     if text.startswith(("asset://", "hf://")):
         return text
-    if _HUB_NAME.fullmatch(text) and not Path(text).exists():
+    if _HUB_NAME.fullmatch(text) and not os.path.exists(text):  # noqa: PTH110 (as above)
         raise NoSuchFile(f"there is no such file; for the files of that name on the hub, write hf://{text}")
     return _path(text)
 

@@ -111,7 +111,7 @@ class StatementAccuracy(Metric):
                 name = f"{self._identifiers[first]}, {name}"
             raise NotFinite(
                 f"reasoning: the logits of {len(broken)} of {len(index)} statements are not finite, the first is "
-                f"{name}; the weights diverged or the file is damaged"
+                f"{name}; the weights diverged or the file is damaged: lower optim.lr, or give other weights"
             )
         return Classified(first_of_each(index, logits), first_of_each(index, labels), first_of_each(index, index))
 

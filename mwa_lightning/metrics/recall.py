@@ -193,8 +193,9 @@ def _in_file_order(what: str, embeddings: list[Tensor], index: list[Tensor]) -> 
     broken = numbers[broken_rows(rows)]
     if len(broken):
         raise NotFinite(
-            f"retrieval: {len(broken)} of {len(rows)} {what} embeddings are not finite, the first is {what} "
-            f"{int(broken.min())} (in file order, from 0); the weights diverged or the file is damaged"
+            f"retrieval: {len(broken)} of {len(rows)} {what} embeddings {'is' if len(broken) == 1 else 'are'} "
+            f"not finite, the first of {what} {int(broken.min())} (in file order, from 0); the weights diverged or the "
+            "file is damaged: lower optim.lr, or give other weights"
         )
     return first_of_each(numbers, rows), first_of_each(numbers, numbers)
 

@@ -58,7 +58,10 @@ def checked_texts(ids: Any, mask: Any, backbone: Backbone) -> tuple[Tensor, Tens
             f"texts are token ids (b, n), whole numbers, not {form}: tokenizer([...]) gives them and a mask"
         )
     if mask is MISSING:
-        raise ConfigError("texts need their mask too: model.encode_text(*tokenizer(texts)), or None where all is text")
+        raise ConfigError(
+            "texts need their mask too: give *tokenizer(texts), which has both, or None as the mask where every token "
+            "is real"
+        )
     if ids.shape[1] > backbone.text_positions:
         raise ConfigError(
             f"texts of {ids.shape[1]} tokens: {backbone.name} has positions for {backbone.text_positions}; take the "
@@ -80,6 +83,15 @@ def checked_texts(ids: Any, mask: Any, backbone: Backbone) -> tuple[Tensor, Tens
             f"the mask of texts is bool, True on real tokens, of the shape {tuple(ids.shape)} of their ids, not {form}"
         )
     return ids.to(device), mask.bool().to(device)
+
+
+def check_statements(images: Tensor, ids: Tensor, *, each: int) -> None:
+    """Raise ConfigError unless images (b, k, 3, s, s) are `each` for each of the texts, ids (b, n)."""
+    if images.shape[:2] != (len(ids), each):
+        raise ConfigError(
+            f"images of shape {tuple(images.shape)} do not fit: this model takes {each} with each text, so of "
+            f"{len(ids)} text{'' if len(ids) == 1 else 's'} {(len(ids), each, *images.shape[2:])}"
+        )
 
 
 class Missing:

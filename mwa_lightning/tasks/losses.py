@@ -182,7 +182,7 @@ def global_batch(
     sizes = _ask_sizes(rows) if shares is None else list(shares)
     rank = distributed.get_rank()
     if len(sizes) != distributed.get_world_size() or sizes[rank] != len(rows):
-        raise ValueError(f"process {rank} of {distributed.get_world_size()} has {len(rows)} rows, shares are {sizes}")
+        raise ValueError(f"rank {rank} of {distributed.get_world_size()} has {len(rows)} rows, shares are {sizes}")
     gathered: Tensor = _GatherRows.apply(rows, sizes)
     return gathered, _gather(image_ids, sizes), sum(sizes[:rank]), len(sizes)
 

@@ -12,7 +12,7 @@ from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
 from mwa_lightning.tasks.heads import EmbeddingHeads
-from mwa_lightning.tasks.inputs import MISSING, Missing, checked_images, checked_texts
+from mwa_lightning.tasks.inputs import MISSING, Missing, check_statements, checked_images, checked_texts
 from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
 
 ResultT = TypeVar("ResultT")
@@ -97,9 +97,13 @@ class ReasoningModel(AdaptedModel):
         self.train()
 
     def forward(self, images: Tensor, ids: Texts, mask: Tensor | Missing | None = MISSING) -> Tensor:
-        """Map images (b, k, 3, s, s), uint8 or normalised, ids (b, n) and mask (b, n) to logits (b, classes), fp32."""
+        """Map images (b, k, 3, s, s), uint8 or normalised, ids (b, n) and mask (b, n) to logits (b, classes), fp32.
+
+        Raises ConfigError, one line, if they are of another form.
+        """
         images = checked_images(images, self.backbone, axes="b, k, 3, s, s")
         ids, real = checked_texts(ids, mask, self.backbone)
+        check_statements(images, ids, each=self.heads.shape.images)
         return self.heads(self.backbone, images, ids, real).float()
 
 

@@ -152,10 +152,12 @@ class FusionReasoningHeads(ReasoningHeads):
     def __init__(self, *, backbone: FusionEncoder, shape: StatementShape) -> None:
         super().__init__(shape=shape)
         if shape.images != backbone.images:
-            other = "true" if shape.images == 2 else "false"
-            mend = f"set backbone.pair={other}" if shape.images <= 2 else "it can see one or two"
+            mend = f"set backbone.pair={'true' if shape.images == 2 else 'false'}"
+            if shape.images > 2:
+                mend = "it can see one or two, choose a BEiT-3, CLIP or SigLIP backbone"
             raise ConfigError(
-                f"{backbone.name} sees {backbone.images} at a time, a statement here has {shape.images}: {mend}"
+                f"{backbone.name} sees {backbone.images} image{'' if backbone.images == 1 else 's'} at a time, a "
+                f"statement here has {shape.images}: {mend}"
             )
         # Where the layers that see the image are those that read texts alone, no text is read alone here.
         self.streams = ("vision", "text", "fusion") if backbone.fusion_layers else ("vision", "fusion")

@@ -140,7 +140,7 @@ class Reranker:
         if not bool(scores.isfinite().all()):
             raise NotFinite(
                 "retrieval: the matching head gives scores that are not finite; the weights diverged or the file is "
-                "damaged"
+                "damaged: lower optim.lr, or give other weights"
             )
         return Candidates(match.rows, scores + found.scores if self.add_cosine else scores)
 

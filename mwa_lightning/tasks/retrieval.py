@@ -118,7 +118,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             if value not in ("auto", 0, None) and not can_match:
                 raise ConfigError(
                     f"task.{key}={value}: {model.backbone.name} has no head for image-text matching, where image and "
-                    f"text meet; set {'0' if key == 'rerank' else 'null'}, or take a BLIP or ALBEF backbone"
+                    f"text meet; set task.{key}={'0' if key == 'rerank' else 'null'}, or take a BLIP or ALBEF backbone"
                 )
         candidates = (USUAL_CANDIDATES if can_match else 0) if rerank == "auto" else rerank
         super().__init__(
@@ -185,8 +185,8 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         """Raise ConfigError where matching would meet right pairs alone, and learn that all is one."""
         if samples < 2 and self.matching_negatives == "own" and isinstance(self.model.heads, FusionRetrievalHeads):
             raise ConfigError(
-                f"data.batch_size={samples}: with one sample per process matching has no negatives and learns nothing; "
-                "take at least 2, fewer processes, or task.matching_negatives=all"
+                "each process has one sample of a global batch, so that matching has no negatives and learns nothing; "
+                "take fewer processes, task.matching_negatives=all or, where the run begins, a larger data.batch_size"
             )
 
     def model_step(self, batch: TrainBatch) -> Tensor:
@@ -352,7 +352,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             return "sigmoid" if sigmoid else "softmax"
         if loss == "sigmoid" and not sigmoid:
             raise ConfigError(
-                f"task.loss=sigmoid: {self.model.backbone.name} was pretrained with the softmax and has no logit bias; "
-                "take task.loss=softmax, or a SigLIP 2 backbone"
+                f"task.loss=sigmoid: it needs a logit bias, which {self.model.backbone.name} has not; take "
+                "task.loss=softmax, or a SigLIP backbone"
             )
         return loss

@@ -96,5 +96,26 @@ def test_load__file_of_torch_by_its_content(tmp_path: Path, zipped: bool) -> Non
 def test_load__refuses_a_cut_file(tmp_path: Path) -> None:
     path = write(tmp_path, Model())
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="is it cut short"):
+    with pytest.raises(CheckpointError, match="; copy it again"):
         load_adapter(path, Model(), fingerprint="f" * 64)
+
+
+class Sites(nn.Module):
+    """Bottlenecks on some streams of a model of these widths, as MultiWay-Adapter names them."""
+
+    def __init__(self, *, layers: int, **widths: int) -> None:
+        super().__init__()
+        self.adapter = nn.ModuleDict(
+            {
+                f"{stream}_{layer}": nn.ModuleDict({"bottleneck": nn.ModuleDict({"down": nn.Linear(width, 2)})})
+                for stream, width in widths.items()
+                for layer in range(layers)
+            }
+        )
+
+
+def test_load__another_size_is_said_of_the_same_parts_only(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="of width 8 and 1 layer, and this one has width 6 and 2 layers;"):
+        load_adapter(write(tmp_path, Sites(layers=1, vision=8)), Sites(layers=2, vision=6), fingerprint="f" * 64)
+    with pytest.raises(CheckpointError, match=r"does not fit this adapter .*; take the backbone, the adapter and its"):
+        load_adapter(write(tmp_path, Sites(layers=1, vision=8)), Sites(layers=1, text=6), fingerprint="f" * 64)

@@ -53,18 +53,18 @@ def test_read_header__what_we_write(tmp_path: Path) -> None:
     [
         ({"fingerprint": None}, "lack 'fingerprint'"),
         ({"backbone": None}, "lack 'backbone'"),
-        ({"format": None}, "not an adapter file|without its metadata"),
+        ({"format": None}, "not an adapter file|without the metadata"),
         ({"config": "[" * 100_000}, "'config' cannot be read .it is nested too deep"),
         ({"config": "{"}, "'config' cannot be read"),
-        ({"config": "[1]"}, "'config' are no dict but"),
+        ({"config": "[1]"}, "'config' are not a mapping but \\[1\\]; give the file as it was saved"),
         ({"config": '{"mid_dim": "???"}'}, r"'config.mid_dim' are '\?\?\?'"),
         ({"config": '{"mid_dim": "${oc.env:HOME}"}'}, r"'config.mid_dim' are '\$\{oc.env:HOME\}'"),
         ({"backbone_settings": '{"resize": ["${x}"]}'}, r"are not followed"),
         ({"config": '{"enhancer_dim": 1000000000}'}, "says adapter.enhancer_dim=1000000000, and no tensor"),
-        ({"image_size": '"???"'}, "'image_size' are no int"),
-        ({"image_size": "true"}, "'image_size' are no int"),
-        ({"image_size": "1000000"}, "says image_size=1000000; at most 4096"),
-        ({"image_size": "0"}, "says image_size=0"),
+        ({"image_size": '"???"'}, "'image_size' are not a whole number but "),
+        ({"image_size": "true"}, "'image_size' are not a whole number but "),
+        ({"image_size": "1000000"}, "says image_size=1000000, and 1 to 4096 can be; give the file"),
+        ({"image_size": "0"}, "says image_size=0, and 1 to 4096 can be"),
         ({"image_size": "9" * 5000}, "4300 digits"),
         ({"images": "x"}, "'images' cannot be read"),
         ({"images": "1000000000"}, "says images=1000000000"),
@@ -81,8 +81,10 @@ def test_read_header__refuses_in_one_line(changes: dict[str, str | None], said: 
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.uint8])
-def test_read_header__weights_are_fractions(dtype: torch.dtype, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"adapter\.a is of type .*, and weights are fractions"):
+def test_read_header__weights_are_of_a_floating_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"adapter\.a is of type .*, and weights are F64, F32, F16, BF16; give the"
+    ):
         read_header(write(tmp_path, dtype))
 
 
@@ -120,7 +122,8 @@ WHOLE = "without an adapter: give it as backbone.checkpoint"
         ("vision_model.encoder.layers.0.mlp.fc1.weight", f"of transformers. {WHOLE}"),
         ("visual.transformer.resblocks.0.mlp.c_fc.weight", f"of OpenCLIP. {WHOLE}"),
         ("visual.trunk.blocks.0.attn.qkv.weight", f"of OpenCLIP. {WHOLE}"),
-        ("adapter.extractors.vision_0.bottleneck.down.weight", "without its metadata"),
+        ("adapter.extractors.vision_0.bottleneck.down.weight", "without the metadata that this version writes"),
+        ("model.adapter.enhancers.0.inner.down.weight", "a checkpoint of a run; give the adapter.safetensors"),
         ("weight", "not an adapter file: it holds weight"),
     ],
 )
@@ -153,13 +156,36 @@ def test_locate_adapter__a_folder_is_its_file(tmp_path: Path) -> None:
     assert locate_adapter(tmp_path / "run") == locate_adapter(path) == path
     for name, said in {
         "adapter_config.json": PEFT,
-        "config.yaml": "a run directory without adapter.safetensors: the run did not end",
+        "config.yaml": "of an evaluation or of a training that did not end; give the directory",
         "other": "a folder without adapter.safetensors",
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
         with pytest.raises(CheckpointError, match=said):
             locate_adapter(tmp_path / name)
+
+
+def test_locate_adapter__name_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read \(File name too long\); give the adapter\.safetensors"):
+        locate_adapter(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize("key", ["config", "backbone", "pictures"])
+def test_read_header__metadata_are_texts(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = path.read_bytes()
+    head = json.loads(content[8 : (end := 8 + int.from_bytes(content[:8], "little"))])
+    head["__metadata__"][key] = 5
+    packed = json.dumps(head).encode()
+    path.write_bytes(len(packed).to_bytes(8, "little") + packed + content[end:])
+    with pytest.raises(CheckpointError, match="its metadata are not all texts; give the file as it was saved"):
+        read_header(path)
+
+
+def test_method_in__checkpoint_of_a_run(tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "state_dict": {"model.adapter.a": torch.ones(1)}}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: a checkpoint of a run; give the adapter\.safetensors"):
+        method_in(tmp_path / "last.ckpt")
 
 
 def test_read_header__a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -126,12 +126,18 @@ def test_released_options__compose_the_adapter_that_the_file_fits(
     [
         f"{PREFIX}.0.adaptmlp_text.scale",
         f"{PREFIX}.0.adaptmlp_text.adapter_layer_norm_before.weight",
-        "other",
     ],
 )
 def test_read_released__parts_that_ours_lacks_are_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(CheckpointError, match="has parts that this MultiWay-Adapter lacks"):
         read_released(write(tmp_path, released() | {key: torch.ones(1)}))
+
+
+def test_read_released__file_of_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"heads of retrieval \(head\.norm1\.weight\); give a file trained for ret"
+    ):
+        read_released(write(tmp_path, released() | {"head.norm1.weight": torch.ones(1)}))
 
 
 def test_read_released__file_without_an_adapter_is_refused(tmp_path: Path) -> None:

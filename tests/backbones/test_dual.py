@@ -105,7 +105,7 @@ def test_encode_text__siglip_sees_padding_and_wants_all_of_it() -> None:
     texts = [model.encode_text(ids, batch.mask) for ids in padded]
     assert torch.equal(texts[0][0], texts[1][0])
     assert not torch.allclose(texts[0][1], texts[1][1], atol=1e-4)
-    with pytest.raises(ValueError, match="pad texts to 9 tokens, not 5"):
+    with pytest.raises(ConfigError, match="pad texts to 9 tokens, not 5; the tokenizer"):
         model.encode_text(batch.ids[:, :5], None)
 
 

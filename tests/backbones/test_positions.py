@@ -76,5 +76,7 @@ def test_interpolate_positions__half_precision_is_interpolated_in_fp32() -> None
 
 @pytest.mark.parametrize("rows", [0, 2, 3, 3 + 15, 199 + 1])
 def test_grid_of__refuses_what_is_no_square(rows: int) -> None:
-    with pytest.raises(CheckpointError, match=f"table of {rows} rows holds no square grid"):
+    with pytest.raises(
+        CheckpointError, match=f"table has {max(rows - 3, 0)} rows for patches, which make no square grid; "
+    ):
         grid_of(torch.zeros(rows, 4), rows_before=3)

@@ -138,3 +138,9 @@ def test_eval__weights_without_heads_are_warned_of(
     assert "has no heads for retrieval" in shown
     assert evaluate.main([*arguments, "run_dir=other"]) == 0
     assert "has no heads" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["backbone.checkpoint", "backbone.tokenizer"])
+def test_main__name_that_is_too_long(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["adapter=none", "data=scenes", f"{key}={'x' * 300}"]) == 2
+    assert f"{'x' * 300}: there is no such file" in capsys.readouterr().err

@@ -259,5 +259,5 @@ def test_train__one_image_form_for_two_images(
     own = ["backbone=blip_tiny", "backbone.checkpoint=random", "task=reasoning", "data=scenes_nlvr2"]
     assert train.main([*own, f"data.root={statements}", *SHORT, "run_dir=run"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "blip_tiny sees 1 at a time, a statement here has 2: set backbone.pair=true" in error
+    assert "blip_tiny sees 1 image at a time, a statement here has 2: set backbone.pair=true" in error
     assert not (elsewhere / "run").exists()

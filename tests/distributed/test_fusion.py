@@ -50,7 +50,7 @@ def test_train__no_wrong_pairs_of_ones_own(
 ) -> None:
     """With one sample a process every pair that matching sees is right; also where more processes go on."""
     line = (
-        "mwa-train: error: data.batch_size=1: with one sample per process matching has no negatives and learns "
+        "mwa-train: error: each process has one sample of a global batch, so that matching has no negatives and learns "
         "nothing; "
     )
     options = [option for option in OPTIONS if "queue" not in option]

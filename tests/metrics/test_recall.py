@@ -246,7 +246,7 @@ class TestErrors:
         images, texts = torch.eye(6), torch.eye(6)
         broken = images if what == "image" else texts
         broken[4, 2] = value
-        with pytest.raises(NotFinite, match=rf"1 of 6 {what} embeddings are not finite, the first is {what} 4"):
+        with pytest.raises(NotFinite, match=rf"1 of 6 {what} embeddings is not finite, the first of {what} 4"):
             measure(images, texts, torch.arange(6))
 
     def test_compute__image_without_caption(self) -> None:

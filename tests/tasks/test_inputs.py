@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.tasks.inputs import check_statements
 from tests.tasks.fusion_models import make_batch, make_model
 
 MODEL = make_model(2).eval()
@@ -69,7 +70,7 @@ def test_encode_image__fractions_are_warned_of(caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ((IDS,), "texts need their mask too: model.encode_text(*tokenizer(texts))"),
+        ((IDS,), "texts need their mask too: give *tokenizer(texts), which has both, or None"),
         ((IDS[0], MASK[0]), "texts are token ids (b, n), whole numbers, not of shape (6,)"),
         ((IDS.float(), MASK), "not of shape (3, 6), torch.float32"),
         ((["a dog"],), "not list: tokenizer([...]) gives them"),
@@ -91,3 +92,17 @@ def test_encode_text__refused_in_one_line(texts: tuple[Any, ...], said: str) -> 
 def test_model__says_where_it_is() -> None:
     moved: Tensor = torch.zeros(1, device=MODEL.device)
     assert moved.device == next(MODEL.parameters()).device
+
+
+def test_check_statements__as_many_images_as_a_statement_has() -> None:
+    pairs = torch.zeros(2, 2, 3, 4, 4)
+    check_statements(pairs, IDS[:2], each=2)
+    for images, ids, wanted in (
+        (pairs[:, :1], IDS[:2], "2 texts (2, 2, 3, 4, 4)"),
+        (pairs, IDS[:1], "1 text (1, 2, 3"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_statements(images, ids, each=2)
+        assert f"of shape {tuple(images.shape)} do not fit: this model takes 2 with each text, so of {wanted}" in str(
+            caught.value
+        )

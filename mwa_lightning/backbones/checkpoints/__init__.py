@@ -41,8 +41,16 @@ FORMATS: dict[Family, tuple[FileFormat, ...]] = {
     "dual": (TRANSFORMERS_CLIP, OPEN_CLIP, OPEN_CLIP_TEXT, SIGLIP, OPEN_CLIP_SIGLIP),
 }
 
-# A backbone of each family, for messages.
-EXAMPLES: dict[Family, str] = {"multiway": "beit3_base", "fusion": "blip_base or albef_base", "dual": "clip or siglip"}
+# A backbone for each kind, for messages.
+EXAMPLES = {
+    "BEiT-3": "beit3_base",
+    "BLIP": "blip_base",
+    "ALBEF": "albef_base",
+    "CLIP": "clip",
+    "OpenCLIP": "clip",
+    "SigLIP": "siglip",
+    "OpenCLIP's SigLIP": "siglip",
+}
 
 
 def load_backbone(
@@ -71,7 +79,7 @@ def read_model(reference: str | Path, family: Family, *, key: str | None = None,
         state |= unwrapped(table)
     if not state:
         raise CheckpointError(f"{reference}: holds no tensors by name; give a checkpoint with a state dict")
-    kinds = " or ".join(dict.fromkeys(form.name for form in FORMATS[family]))
+    kinds = " or ".join(dict.fromkeys(form.kind for form in FORMATS[family]))
     raise CheckpointError(
         f"{reference}: not a {kinds} checkpoint of images and texts; {_other(content, state)} (it has "
         f"{shorten(state, 3)})"
@@ -80,9 +88,10 @@ def read_model(reference: str | Path, family: Family, *, key: str | None = None,
 
 def _other(content: object, state: State) -> str:
     """What a file is that holds no model of the family, and what to do."""
-    for family, formats in FORMATS.items():
+    for formats in FORMATS.values():
         if models := find_models(content, formats):
-            return f"it is of {models[0].form.name}: choose a backbone of that kind, such as {EXAMPLES[family]}"
+            kind = models[0].form.kind
+            return f"it is of {kind}: choose a backbone of that kind, such as {EXAMPLES[kind]}"
     return named(state) or "give an official file"
 
 

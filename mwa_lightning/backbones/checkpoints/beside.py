@@ -23,7 +23,8 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-_FILTERS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
+_FILTERS = {"2": "bilinear", "3": "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
+_MOST = 1 << 20
 # What transformers takes where config.json says nothing.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "clip": {
@@ -119,7 +120,8 @@ def _transformers(vision: dict[str, Any], text: dict[str, Any], path: Path) -> S
     for key, ours in (("hidden_act", "activation"), ("layer_norm_eps", "norm_epsilon")):
         if vision[key] != text[key]:
             raise CheckpointError(
-                f"{path}: gives images {key}={vision[key]} and texts {text[key]}; here both have the same one"
+                f"{path}: gives images {key}={vision[key]} and texts {text[key]}, and here both have the same; choose "
+                "another model"
             )
         said[ours] = _activation(vision[key], path) if ours == "activation" else _positive(vision[key], key, path)
     for stream, part in (("vision", vision), ("text", text)):
@@ -134,11 +136,12 @@ def _preprocessor(content: dict[str, Any], path: Path) -> Said:
         said |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     else:
         said |= {key: _three(content[key], key, path) for key in ("image_mean", "image_std") if key in content}
-    if content.get("resample") in _FILTERS:
-        said["interpolation"] = _FILTERS[content["resample"]]
-    elif content.get("resample") is not None:
+    resample = content.get("resample")
+    if str(resample) in _FILTERS:
+        said["interpolation"] = _FILTERS[str(resample)]
+    elif resample is not None:
         raise CheckpointError(
-            f"{path}: resizes images by resample={content['resample']}; here it is 2 (bilinear) or 3 (bicubic), write "
+            f"{path}: resizes images by resample={resample}; here it is 2 (bilinear) or 3 (bicubic), write "
             "one of these there"
         )
     size = content.get("size")
@@ -168,12 +171,12 @@ def _open_clip(model: Mapping[str, Any], pictures: dict[str, Any], sizes: Mappin
     if isinstance(vision.get("image_size"), int):
         said["image_size"] = _count(vision["image_size"], "image_size", path)
     said |= {f"image_{key}": _three(pictures[key], key, path) for key in ("mean", "std") if key in pictures}
-    if pictures.get("interpolation") in _FILTERS:
-        said["interpolation"] = _FILTERS[pictures["interpolation"]]
+    if str(pictures.get("interpolation")) in _FILTERS:
+        said["interpolation"] = _FILTERS[str(pictures["interpolation"])]
     modes = {"shortest": "crop", "squash": "stretch"}
     mode = pictures.get("resize_mode")
-    if mode in modes:
-        said["resize"] = modes[mode]
+    if str(mode) in modes:
+        said["resize"] = modes[str(mode)]
     elif mode is not None:
         raise CheckpointError(
             f"{path}: resizes images by resize_mode={mode}; here it is shortest (crop) or squash (stretch), write one "
@@ -183,33 +186,40 @@ def _open_clip(model: Mapping[str, Any], pictures: dict[str, Any], sizes: Mappin
 
 
 def _activation(name: Any, path: Path) -> str:
-    if name not in _ACTIVATIONS:
-        raise CheckpointError(f"{path}: its activation is {name}; here it can be {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
+    if str(name) not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"{path}: its activation is {name}, and here it can be {', '.join(_ACTIVATIONS)}; choose another model"
+        )
+    return _ACTIVATIONS[str(name)]
 
 
 def _positive(value: Any, key: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise CheckpointError(f"{path}: {key}={value} is no positive number; copy or download it again")
+        raise CheckpointError(f"{path}: {key}={value} is not a number above 0; copy or download it again")
     return float(value)
 
 
 def _count(value: Any, key: str, path: Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 20:
-        raise CheckpointError(f"{path}: {key}={value} is no whole number above 0; copy or download it again")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
+        raise CheckpointError(
+            f"{path}: {key}={value} is not a whole number above 0 and below {_MOST:,}; copy or download it again"
+        )
     return value
 
 
 def _three(value: Any, key: str, path: Path) -> list[float]:
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 3 or not all(type(number) in (int, float) and 0 <= number <= 1 for number in numbers):
-        raise CheckpointError(f"{path}: {key}={value} are not three numbers of 0 to 1; copy or download it again")
+    divides = key.endswith("std")
+    sound = [type(number) in (int, float) and 0 <= number <= 1 and (number or not divides) for number in numbers]
+    if len(numbers) != 3 or not all(sound):
+        wanted = "above 0 and up to 1" if divides else "from 0 to 1"
+        raise CheckpointError(f"{path}: {key}={value} is not three numbers {wanted}; copy or download it again")
     return [float(number) for number in numbers]
 
 
 def _edge(size: Any) -> int | None:
     """The side of a square, in the three ways that transformers writes it."""
     if isinstance(size, dict):
-        sides = {side for key in ("shortest_edge", "height", "width") if (side := size.get(key))}
+        sides = {side for key in ("shortest_edge", "height", "width") if isinstance(side := size.get(key), int)}
         return sides.pop() if len(sides) == 1 else None
     return size if isinstance(size, int) else None

@@ -34,3 +34,8 @@ class FileFormat:
     positions: Mapping[str, int]
     settings: Callable[[State], dict[str, Any]] | None = None
     instead: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name without what tells variants of the kind apart."""
+        return self.name.partition(" (")[0]

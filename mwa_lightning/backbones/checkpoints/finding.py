@@ -18,9 +18,9 @@ from mwa_lightning.errors import CheckpointError, shorten
 # What DDP, torch.compile, FSDP, activation checkpointing and Fabric put into names, wherever they wrap a module.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 
-# Of several models in a file the one of the first of these names is meant: BEiT-3's own rule, and that of timm and
-# Lightning, which put the moving average beside it.
-USUAL = ("model", "module", "state_dict")
+# Of several models in a file the one of the first of these names is meant, the last being the file's own: BEiT-3's own
+# rule, and that of timm and Lightning, which put the moving average beside it.
+USUAL = ("model", "module", "state_dict", "")
 
 
 class Found(NamedTuple):
@@ -48,7 +48,7 @@ def choose(models: Sequence[Found], key: str | None, *, origin: str) -> Found:
             if model.name == key:
                 return model
         there = ", ".join(name or "(the file itself)" for name in names) or "none"
-        raise CheckpointError(f"{origin}: backbone.checkpoint_key={key} names no model in it; there are: {there}")
+        raise CheckpointError(f"{origin}: backbone.checkpoint_key={key} names no model in it; it has: {there}")
     different = [model for number, model in enumerate(models) if not any(_equal(model, m) for m in models[:number])]
     for usual in USUAL if len(different) > 1 else ():
         for model in models:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mwa_lightning.file_kinds import kind_of
+
 HEAD = 1024  # bytes that suffice
 
 _AGAIN = "download it again"
 _HUB = "the same model's safetensors on Hugging Face"
 
-# What a file begins with, what it is, and what to do. The first that fits counts.
+# What a file begins with, what it is, and what to do, before the kinds of any file. The first that fits counts.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (rb"(\.\./)*(\.git/annex|/annex)/objects/", "a pointer of git-annex, not the weights", "run `git annex get` on it"),
     (rb"(<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype html|html|head|body)", "an HTML page, not weights", "{html}"),
     (rb"\s*<\?xml|\s*<Error>", "an XML answer of a server{code}, not weights", "the link may have expired: {again}"),
     (rb"\x89HDF\r\n\x1a\n", "weights of TensorFlow or Keras (HDF5)", "give {hub}"),
@@ -21,13 +22,6 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x08[\x01-\x10].{0,4}(\x12.(pytorch|tf2onnx|onnx|skl2onnx|keras2onnx)|:)", "a model of ONNX", "give {hub}"),
     (rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]", "weights of Flax (msgpack)", "give {hub}"),
     (rb"\x93NUMPY", "one array of NumPy", "give {hub}"),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!",
-        "a compressed file",
-        "unpack it and give what is in it",
-    ),
-    (rb".{257}ustar", "a tar archive", "unpack it and give what is in it"),
-    (rb"\xff\xd8\xff|\x89PNG|GIF8|%PDF", "a picture or document, not weights", "give the checkpoint file"),
 )
 _PATTERNS = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, advice) for start, what, advice in _KINDS)
 _UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download", ".tmp")
@@ -59,6 +53,10 @@ def described(path: Path, head: bytes) -> str | None:
             shown = what.format(code=f" ({code[1].decode()})" if code else "")
             html = f"the link wants a login or leads to a page about the file: {_AGAIN} by its own address"
             return f"{shown}; {advice.format(again=_AGAIN, hub=_HUB, html=html)}"
+    if (found := kind_of(head)) is not None and found[0] != "text":
+        what, advice = found
+        helps = advice.startswith(("unpack", "git"))
+        return f"{what}; {advice}" if helps else f"{what}, not weights; give the checkpoint file"
     if head.lstrip().startswith((b"{", b"[")) and not _NO_TEXT.search(head):
         error = re.search(rb'"(?:error|message|detail)"\s*:\s*"([^"\n]{1,80})', head)
         if error:
@@ -79,7 +77,7 @@ def folder_described(folder: Path, wanted: str) -> str:
             "save_pretrained) and give that folder"
         )
     if "adapter.safetensors" in there and "config.yaml" in there:
-        return "a run directory of mwa-train: `mwa-eval run=` takes it, backbone.checkpoint wants pretrained weights"
+        return "a run directory of mwa-train: adapter.checkpoint takes it, backbone.checkpoint wants pretrained weights"
     if any(name.endswith(".distcp") for name in there):
         return (
             "a checkpoint in the parts of several processes; `python -m torch.distributed.checkpoint.format_utils "

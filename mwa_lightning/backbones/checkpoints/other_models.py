@@ -10,7 +10,7 @@ _OFFICIAL = "give a file of the whole model"
 
 # What one of the names begins with or holds, what the file is, and what to do. The first that fits counts.
 _KINDS: tuple[tuple[str, str, str], ...] = (
-    (r"_flat_param", "flat parameters of FSDP", "save a full state dict (FULL_STATE_DICT) and give that"),
+    (r"(.*\.)?_flat_param", "flat parameters of FSDP", "save a full state dict (FULL_STATE_DICT) and give that"),
     (
         r".*\.(lora_[AB]|lora_magnitude_vector|hada_w|ia3_l)\b",
         "an adapter of PEFT, not a whole model",
@@ -19,7 +19,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     (
         r"model\.(adapter|heads)\.",
         "a checkpoint of a run of this package, not a whole model",
-        "`mwa-eval run=` takes the run's directory; give the pretrained weights as backbone.checkpoint",
+        "give the run's directory as adapter.checkpoint, and the pretrained weights as backbone.checkpoint",
     ),
     (
         r"(adapter|heads)\.",
@@ -32,6 +32,12 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "give it as adapter.checkpoint",
     ),
     (r"(.*\.)?text_decoder\.(?!bert)", "CoCa, which has a decoder", "take a CLIP without one"),
+    (r"(.*\.)?text_encoder\.", "a model that is built otherwise", "take a BLIP or ALBEF"),
+    (
+        r"(.*\.)?text_decoder\.",
+        "a BLIP for captions, which has no text encoder",
+        "take one for retrieval, such as hf://Salesforce/blip-itm-base-coco",
+    ),
     (
         r"(.*\.)?(vision_tower|multi_modal_projector|mm_projector)\.",
         "a language model with a vision tower (LLaVA and its like)",

@@ -24,8 +24,9 @@ from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.hub_access import HUB, from_hub
 from mwa_lightning.regular_files import open_file
 
-# The tensors are under the first of these that a file has, else the file is the bare dict: the official rule.
-STATE_KEYS = ("model", "module")
+# The tensors are under the first of these that a file has, else the file is the bare dict: the official rule, and
+# Lightning's name.
+STATE_KEYS = ("model", "module", "state_dict")
 
 _LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 
@@ -101,7 +102,7 @@ def read_content(reference: str | Path, *, shapes_only: bool = False) -> object:
             raise CheckpointError(f"{path}: {what}")
         return _unpickle(path, mapped=False, shapes_only=shapes_only)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise _not_read(path, error) from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
 
@@ -113,14 +114,21 @@ def weights_file(reference: str | Path) -> Path:
     there is none.
     """
     path = _of_hub(str(reference)) if str(reference).startswith(HUB) else locate(reference)
-    if not path.is_dir():
+    try:
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .safetensors file")
-        return path
-    found = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
-    if found is None:
-        raise CheckpointError(f"{path}: {folder_described(path, _IN_FOLDERS[0])}")
+        if not path.is_dir():
+            return path
+        found = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
+        if found is None:
+            raise CheckpointError(f"{path}: {folder_described(path, _IN_FOLDERS[0])}")
+    except OSError as error:  # of a folder that may not be looked into, a name that is too long
+        raise _not_read(path, error) from error
     return found
+
+
+def _not_read(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read ({error.strerror or error}); mend that, or give another file")
 
 
 def _of_hub(reference: str) -> Path:
@@ -157,6 +165,8 @@ def _read_parts(index: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     owners = _owners(index)
     state: dict[str, Tensor] = {}
     for part in sorted(set(owners.values())):
+        if not (index.parent / part).exists():
+            raise CheckpointError(f"{index}: names {part}, which is not beside it; copy or download that too")
         state |= _tensors_of(read_content(index.parent / part, shapes_only=shapes_only), index.parent / part)
     if state.keys() != owners.keys():
         names = shorten(sorted(state.keys() ^ owners.keys()), 3)
@@ -180,6 +190,11 @@ def _unpickle(path: Path, *, mapped: bool, shapes_only: bool) -> object:
         ) from error
     # A damaged file makes the unpickler fail in many ways, all of them of the file and none of ours.
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise CheckpointError(
+                f"{path}: memory does not suffice to read its {path.stat().st_size:,} bytes; free some, or give the "
+                "same weights as safetensors, which is read in parts"
+            ) from error
         raise _unreadable(path) from error
 
 
@@ -203,6 +218,6 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path}: its entry {str(name)!r} is no tensor but {type(value).__name__}; give a file "
-                f"with a state dict, bare or under {' or '.join(repr(key) for key in STATE_KEYS)}"
+                f"with a state dict, bare or under one of {', '.join(map(repr, STATE_KEYS))}"
             )
     return dict(content)

@@ -113,7 +113,10 @@ def in_headers(content: bytes, at: dict[bytes, int], value: bytes) -> bytes:
             lambda content: in_headers(content, {b"PK\x01\x02": 0}, b"PKXX"),
             r"damaged \(Bad magic number for central directory\); copy or download",
         ),
-        (lambda content: content[:-30], r"an archive that has no end \(cut short\); copy or download it again, [\d,]+ bytes"),
+        (
+            lambda content: content[:-30],
+            r"an archive that has no end \(cut short\); copy or download it again, [\d,]+ bytes",
+        ),
     ],
     ids=["unknown compression", "password", "no list of its files", "cut short"],
 )

@@ -115,6 +115,7 @@ CLIP = next(name for name in KINDS if name.startswith("clip-OpenCLIP"))
         (lambda one, two: {"model_ema": one, "model": two}, "model_ema"),
         (lambda one, two: {"state_dict": under("teacher.", one) | under("student.", two)}, "state_dict.teacher"),
         (lambda one, two: under("net.", one) | under("net.momentum.", two), "net"),
+        (lambda one, two: one | {"ema": two}, None),  # the file itself, which no key can name
         (lambda one, two: [two, {"w": one}], "1.w"),
         (lambda one, two: {"a": one, "b": dict(one)}, None),  # the same twice
     ],
@@ -134,7 +135,7 @@ def test_load_backbone__several_models_of_which_none_is_usual_are_named(tmp_path
         f"{path}: holds several models, state_dict.student, state_dict.teacher; say which by "
         "backbone.checkpoint_key=state_dict.student"
     )
-    with pytest.raises(CheckpointError, match=r"checkpoint_key=ema names no model in it; there are: state_dict\.s"):
+    with pytest.raises(CheckpointError, match=r"checkpoint_key=ema names no model in it; it has: state_dict\.s"):
         loaded("clip", path, key="ema")
 
 
@@ -171,6 +172,10 @@ def test_load_backbone__tensor_that_is_not_known_is_still_refused(tmp_path: Path
         (["visual.conv1.weight", "text_decoder.resblocks.0.ln_1.weight"], "CoCa"),
         (["text_model.encoder.layer.0.x", "vision_model.embeddings.class_embedding"], "a CLIP with BERT"),
         (["model.vision_tower.vision_model.embeddings.class_embedding", "lm_head.weight"], "LLaVA"),
+        (["visual_encoder.patch_embed.proj.weight", "text_decoder.bert.x"], "a BLIP for captions, which has no text"),
+        (["vision_model.embeddings.class_embedding", "text_decoder.bert.x"], "a BLIP for captions, which has no text"),
+        (["visual_encoder.cls_token", "text_encoder.encoder.layer.0.x"], "a model that is built otherwise"),
+        (["layers.0._fsdp_wrapped_module._flat_param"], "flat parameters of FSDP"),
         (["qformer.layernorm.weight", "vision_model.embeddings.class_embedding"], "BLIP-2"),
         (["base_model.model.x.q_proj.lora_A.weight"], "an adapter of PEFT"),
         (["adapter.enhancers.0.x", "heads.vision.weight"], "an adapter of this package"),
@@ -193,10 +198,17 @@ def test_load_backbone__model_of_another_family_is_named(tmp_path: Path, keys: l
 
 def test_load_backbone__file_of_another_family_of_ours_names_a_backbone(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    for name, said in (("beit3-BEiT-3-0", "beit3_base"), (CLIP, "clip or siglip")):
+    backbones = {"BEiT-3": "beit3_base", "CLIP": "clip", "OpenCLIP": "clip", "SigLIP": "siglip", "BLIP": "blip_base"}
+    backbones |= {"OpenCLIP's SigLIP": "siglip", "ALBEF": "albef_base"}
+    for name, (kind, form) in KINDS.items():
         torch.save({"model": PLAIN[name]}, path)
-        with pytest.raises(CheckpointError, match=f"choose a backbone of that kind, such as {said}"):
-            loaded("blip", path)
+        ours, kinds = ("beit3", "BEiT-3") if kind != "beit3" else ("blip", "BLIP or ALBEF")
+        with pytest.raises(CheckpointError) as caught:
+            loaded(ours, path)
+        assert str(caught.value).startswith(
+            f"{path}: not a {kinds} checkpoint of images and texts; it is of {form.kind}: choose a backbone of that "
+            f"kind, such as {backbones[form.kind]} (it has "
+        )
 
 
 def test_load_backbone__naflex_is_named(tmp_path: Path) -> None:

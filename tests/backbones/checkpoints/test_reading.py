@@ -122,7 +122,7 @@ def test_read_state__torchscript_names_the_safetensors(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
     message = refused(path)
     assert "TorchScript" in message
-    assert "model.safetensors" in message
+    assert "hf://openai/clip-vit-base-patch32" in message
 
 
 def test_read_state__missing_folder_empty(tmp_path: Path) -> None:
@@ -157,16 +157,18 @@ def test_read_state__cut_short(tmp_path: Path, name: str, share: float) -> None:
         (b'{"error":"Repository not found"}', "in JSON (Repository not found)"),
         (b'{"data":{"a": 1}}', "a JSON file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 605157884\n", "a Git LFS pointer to 605 MB"),
-        (b"../../.git/annex/objects/aa/bb", "git-annex"),
+        (b"../../.git/annex/objects/aa/bb", "a git-annex pointer; git annex get fetches"),
         (b"Not Found", "a text that begins with 'Not Found'"),
         (b"\x00" * 100, "begins with zeros only"),
         (b"PK\x03\x04 no zip", "cut short"),
-        (b"\x1f\x8b\x08\x00", "a compressed file"),
+        (b"\x1f\x8b\x08\x00", "a compressed file; unpack it"),
+        (b"Rar!\x1a\x07", "a compressed file; unpack it"),
+        (b"\0\0\0\x18ftypmp42\0", "a video, not weights; give the checkpoint file"),
         (b"\x89HDF\r\n\x1a\n", "TensorFlow or Keras"),
         (b"GGUF\x03\x00", "GGUF"),
         (b"\x81\xa6params", "Flax"),
         (b"\x08\x07\x12\x07pytorch", "ONNX"),
-        (b"\xff\xd8\xff\xe0", "a picture"),
+        (b"\xff\xd8\xff\xe0", "a JPEG, not weights; give the checkpoint file"),
         (bytes(range(1, 100)) * 3, "not a whole checkpoint"),
     ],
 )
@@ -183,7 +185,8 @@ def test_read_content__another_kind_of_file(tmp_path: Path, content: bytes, said
         ([torch.ones(1)], "holds no tensors by name"),
         ({"model": {}}, "holds no tensors by name"),
         ({"model": 3}, "holds no tensors by name"),
-        ({"state_dict": STATE, "epoch": 3}, "its entry 'state_dict' is no tensor but dict"),
+        ({"weights": STATE, "epoch": 3}, "its entry 'weights' is no tensor but dict"),
+        ({"state_dict": {"one": 1}, "epoch": 3}, "bare or under one of 'model', 'module', 'state_dict'"),
         ({"model": {"one": torch.ones(1), "two": 2}}, "its entry 'two' is no tensor but int"),
     ],
 )
@@ -191,6 +194,22 @@ def test_read_state__no_state_dict(tmp_path: Path, content: object, said: str) -
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     assert said in refused(path)
+
+
+def test_weights_file__name_that_cannot_be(tmp_path: Path) -> None:
+    assert "cannot be read (File name too long); mend that, or give another file" in refused(tmp_path / ("a" * 300))
+
+
+def test_read_state__memory_that_does_not_suffice_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1200000000 bytes.")
+
+    path = tmp_path / "weights.pth"
+    torch.save({"model": STATE}, path, _use_new_zipfile_serialization=False)
+    monkeypatch.setattr("torch.load", load)
+    assert f"memory does not suffice to read its {path.stat().st_size:,} bytes" in refused(path)
 
 
 def test_read_state__asset_that_the_package_has_not() -> None:
@@ -213,7 +232,7 @@ def test_read_state__several_files_by_their_index(tmp_path: Path) -> None:
     assert_is_state(read_state(index))
     assert_is_state(read_state(tmp_path))
     (tmp_path / "model-2-of-2.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model-2-of-2.safetensors: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"index\.json: names model-2-of-2\.safetensors, which is not beside it"):
         read_state(index)
 
 
