@@ -118,7 +118,7 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
         deliver(__version__)
     elif "--multirun" in flags:
         if command.sweep is None:
-            raise ConfigError("--multirun: only mwa-train has it")
+            raise ConfigError("--multirun: is a flag of mwa-train alone")
         command.sweep(arguments, "--cfg job" in flags)
     else:
         config = command.compose(arguments)
@@ -143,9 +143,10 @@ def _take_flags(arguments: list[str]) -> set[str]:
         elif word == "--version":
             flags.add(word)
         elif word in ("--cfg", "-c") or word.startswith("--cfg="):
-            what = word.partition("=")[2] or next(words, "")
+            what = word.partition("=")[2] if "=" in word else next(words, "")
             if what != "job":
-                raise ConfigError(f"{word} {what}: only --cfg job is there, which prints the configuration".strip())
+                given = word if "=" in word or not what else f"{word} {what}"
+                raise ConfigError(f"{given}: write --cfg job, which prints the configuration")
             flags.add("--cfg job")
         elif word in ("--multirun", "-m"):
             flags.add("--multirun")

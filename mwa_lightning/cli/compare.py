@@ -55,7 +55,7 @@ def _execute(config: DictConfig) -> None:
     from mwa_lightning.sweeps.comparison import as_csv, as_markdown, read_runs, table
 
     if not config.folders:
-        raise ConfigError("give one folder or more, of a sweep or with runs in it")
+        raise ConfigError("give one or more folders, of sweeps or with runs in them")
     runs = read_runs([Path(folder) for folder in config.folders])
     rows = table(runs, figures=config.figures, sort=config.sort, exact=config.format == "csv")
     text = as_csv(rows) if config.format == "csv" else as_markdown(rows)

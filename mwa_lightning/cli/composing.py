@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mwa_lightning.cli.menu import config_directory, group_options, groups_of
+from mwa_lightning.cli.menu import choices_with, config_directory, group_options, groups_of
 from mwa_lightning.cli.overrides import parse_override, to_type, typed_value
 from mwa_lightning.cli.schema import as_typed, check_values
 from mwa_lightning.cli.suggesting import did_you_mean
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, shorten
 from mwa_lightning.plain_files import read_yaml
 
 # Its keys are those of a class of another library, of which the YAML files name but some.
@@ -43,7 +43,8 @@ def read_request(arguments: Sequence[str], *, config_name: str) -> Request:
         override = _parse(argument)
         key = override.key_or_group
         if override.is_delete():
-            raise ConfigError(f"{argument}: keys cannot be removed; set {key}=null where null is allowed")
+            instead = f"choose another {key}=" if key in groups else f"set {key}=null where null is allowed"
+            raise ConfigError(f"{argument}: nothing can be removed; {instead}")
         if override.is_sweep_override():
             sweep = "; several are a sweep, which --multirun starts" if config_name == "train" else ""
             comma = f". If the comma belongs to the value, type {to_type(argument)}" if "," in argument else ""
@@ -98,8 +99,7 @@ def apply(config: DictConfig, request: Request) -> None:
     existing = list(_keys(OmegaConf.to_container(config)))
     for key, value in request.values.items():
         if key not in existing:
-            hint = did_you_mean(key, existing) or " --cfg job prints all keys."
-            raise ConfigError(f"there is no key {key!r} in the configuration.{hint}")
+            raise ConfigError(f"there is no key {key!r} in the configuration.{_key_meant(key, existing)}")
         group, _, rest = key.rpartition(".")
         if group and rest == "name" and value != OmegaConf.select(config, key):
             raise ConfigError(f"{key}={value}: it only says what was chosen; take {group}={value}")
@@ -108,17 +108,36 @@ def apply(config: DictConfig, request: Request) -> None:
         if not key.startswith(ADDABLE):
             if key in existing:
                 raise ConfigError(f"+{key}: the key {key!r} is there already, write {key}=... without +")
-            hint = did_you_mean(key, existing)
+            hint = _key_meant(key, existing)
             raise ConfigError(f"+{key}: there is no such key, and only keys of the Trainer can be added.{hint}")
         with open_dict(config):
             _set(config, key, value)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"a ${{...}} in the configuration cannot be resolved: {_first_line(error)}") from error
+        raise ConfigError(f"the ${{...}} of {_unresolved(config)} cannot be resolved: {_first_line(error)}") from error
     for key in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{key}=???: stands for a value that is still missing; give one")
     check_values(config)
+
+
+def _key_meant(key: str, existing: Sequence[str]) -> str:
+    """Which choice of its group has a key, or the nearest key that can be set, or where all of them are listed."""
+    group, _, name = key.partition(".")
+    if having := [f"{group}={choice}" for choice in choices_with(group, name)]:
+        return f" It is one of {shorten(having)}."
+    settable = [each for each in existing if not ("." in each and each.endswith((".name", "._target_", ".official")))]
+    return did_you_mean(key, settable) or " --cfg job prints all keys."
+
+
+def _unresolved(config: DictConfig) -> str | None:
+    """The first key whose interpolation cannot be resolved."""
+    for key in _keys(OmegaConf.to_container(config)):
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException:
+            return key
+    return None
 
 
 def load_saved(path: Path) -> dict[str, Any]:
@@ -127,10 +146,10 @@ def load_saved(path: Path) -> dict[str, Any]:
         config = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path} does not exist: run= wants a directory that mwa-train left, with config.yaml in it"
+            f"{path} does not exist: give run= a directory that mwa-train left, with config.yaml in it"
         ) from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): run= wants what mwa-train left") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): give run= what mwa-train left") from error
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
@@ -167,7 +186,9 @@ def _choice(argument: str, group: str, value: Any) -> str | None:
     if value is None and group == "experiment":
         return None
     if str(value) not in options:
-        raise ConfigError(f"there is no {group}={value}.{did_you_mean(str(value), options)} {listed}")
+        raise ConfigError(
+            f"there is no {group}={'null' if value is None else value}.{did_you_mean(str(value), options)} {listed}"
+        )
     return str(value)
 
 

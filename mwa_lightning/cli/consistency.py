@@ -95,7 +95,7 @@ def check_data(config: DictConfig) -> None:
         if data.root is None:
             raise DataError(f"data={data.layout} needs data.root=DIR, the folder of the data set, or data.shards=DIR")
         if not there:
-            raise DataError(f"data.root={data.root}: there is no such folder.{path_meant(data.root)}")
+            raise DataError(f"data.root={data.root}: there is no such file or folder.{path_meant(data.root)}")
 
 
 def check_training(config: DictConfig) -> None:
@@ -106,24 +106,25 @@ def check_training(config: DictConfig) -> None:
     processes = 1 if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
     if config.training.zero_shot and about_statements(config):
         raise ConfigError(
-            f"training.zero_shot=true: task={config.task.name} has no zero-shot metrics, its head is new; set false"
+            f"training.zero_shot=true: task={config.task.name} has no zero-shot metrics, its head is new; set "
+            "training.zero_shot=false"
         )
     if not about_statements(config) and trainer.devices != "auto" and config.data.batch_size * processes < 2:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size} on {processes} process makes a global batch of one, "
-            "which has nothing to contrast; take at least 2"
+            "which has no negatives; take at least 2"
         )
     check_precision(config)
     if config.trainer.strategy == "fsdp" and config.task.get("queue_size") is not None:
         raise ConfigError(
-            f"task.queue_size={config.task.queue_size}: a momentum queue needs whole weights, and trainer=fsdp shards "
-            "them; take trainer=ddp, or task.queue_size=null"
+            f"task.queue_size={config.task.queue_size}: a momentum queue needs whole weights, which "
+            "trainer.strategy=fsdp shards; take trainer.strategy=ddp, or task.queue_size=null"
         )
     check_measured(config, config.training.monitor, key="training.monitor")
 
 
 def check_adapted(config: DictConfig) -> None:
-    """Refuse to evaluate an adapter that nothing has trained: its figures would pass for those of an adapted model."""
+    """Refuse to evaluate an adapter that nothing has trained: its metrics would pass for those of an adapted model."""
     adapter = config.adapter
     if adapter.checkpoint is None and not adapter._target_.endswith(".NoAdapter"):
         method = adapter._target_.rpartition(".")[2]
@@ -135,9 +136,9 @@ def check_adapted(config: DictConfig) -> None:
 def check_precision(config: DictConfig) -> None:
     """Refuse float16 where there is none, or its scaler would look at one process's part of the gradients only."""
     if config.trainer.precision == "16-mixed" and config.trainer.strategy == "fsdp":
-        raise ConfigError("trainer.precision=16-mixed cannot be had with trainer=fsdp: take bf16-mixed or 32")
+        raise ConfigError("trainer.precision=16-mixed does not go with trainer.strategy=fsdp: take bf16-mixed or 32")
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed needs trainer=gpu; on the CPU take bf16-mixed or 32")
+        raise ConfigError("trainer.precision=16-mixed needs trainer.accelerator=gpu; on the CPU take bf16-mixed or 32")
 
 
 def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
@@ -146,8 +147,8 @@ def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
         # The data decides whether there is a consistency, and which subsets.
         if not re.fullmatch(r"val/(.+/)?(accuracy|consistency)", figure):
             raise ConfigError(
-                f"{key}={figure}: cannot be chosen by; one of val/accuracy, val/consistency, or either of a subset, "
-                "such as val/balanced/accuracy"
+                f"{key}={figure}: nothing can be chosen by it; take val/accuracy, val/consistency, or either of a "
+                "subset, such as val/balanced/accuracy"
             )
         return
     figures = [f"val/{name}" for name in RECALLS]
@@ -155,7 +156,7 @@ def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
         figures += [f"val/1k/{name}" for name in RECALLS]
     if figure not in figures:
         hint = did_you_mean(figure, figures)
-        raise ConfigError(f"{key}={figure}: cannot be chosen by.{hint} One of {', '.join(figures)}")
+        raise ConfigError(f"{key}={figure}: nothing can be chosen by it.{hint} Take one of {', '.join(figures)}")
 
 
 def _image_fits_patches(backbone: DictConfig) -> None:
@@ -164,13 +165,14 @@ def _image_fits_patches(backbone: DictConfig) -> None:
         return  # as the weights say
     if patch > size:
         raise ConfigError(
-            f"backbone.image_size={size}: less than one patch, backbone.patch_size={patch}; leave patch_size out, "
-            f"which is that of the weights, or take {patch} or a multiple"
+            f"backbone.image_size={size}: less than one patch (backbone.patch_size={patch}, which has to be that of "
+            f"the weights); take backbone.image_size={patch} or a multiple"
         )
     if backbone.get("form") == "siglip":
         return  # as upstream: 384 px have 27 patches of 14 px
     if size % patch:
         below = size // patch * patch
         raise ConfigError(
-            f"backbone.image_size={size}: not a multiple of the patch size {patch}; take {below} or {below + patch}"
+            f"backbone.image_size={size}: not a multiple of backbone.patch_size={patch}; "
+            f"take {below} or {below + patch}"
         )

@@ -23,7 +23,7 @@ Evaluate image-text retrieval, or statements about images, on a split of a data 
   mwa-eval run=DIR split=val save_predictions=true
   mwa-eval backbone=beit3_tiny adapter=none data=scenes          zero-shot
   mwa-eval backbone=beit3_base backbone.checkpoint=FILE backbone.tokenizer=FILE backbone.image_size=384
-           adapter=none data=coco data.root=DIR expect=NAME      against a published figure
+           adapter=none data=coco data.root=DIR expect=NAME      against published metrics
 """
 _MAIN_KEYS = (
     "run",
@@ -108,7 +108,7 @@ def _of_run(request: Request) -> DictConfig:
     weights = directory / "adapter.safetensors"
     if "adapter.checkpoint" not in request.values and not weights.is_file():
         raise CheckpointError(
-            f"{weights} does not exist: the run did not end; give adapter.checkpoint=FILE or adapter=none"
+            f"{weights} does not exist: the run has saved no adapter; give adapter.checkpoint=FILE or adapter=none"
         )
     config.adapter.checkpoint = str(weights)
     return config

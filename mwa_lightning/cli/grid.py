@@ -61,14 +61,16 @@ def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
         key = override.get_key_element()
         values[key] = [argument] if not override.is_sweep_override() else [f"{key}={v}" for v in listed(override)]
         if not values[key]:
-            raise ConfigError(f"{argument}: has no value")
+            raise ConfigError(f"{argument}: names no value")
     return list(dict.fromkeys(itertools.product(*values.values())))
 
 
 def listed(override: Override) -> list[str]:
     """The values of a word that has several, as they are typed."""
     if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line}: has no list of values; mwa-tune searches in intervals")
+        raise ConfigError(
+            f"{override.input_line}: is no list of values; write a,b or range(1,4), or search in it with mwa-tune"
+        )
     try:
         return list(override.sweep_string_iterator())
     except HydraException as error:

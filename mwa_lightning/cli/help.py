@@ -24,8 +24,8 @@ def help_text(command: Command) -> str:
         "Flags:\n  --help     this text\n  --cfg job  print the composed configuration and do nothing else\n"
         + ("  -m, --multirun  a sweep; with --cfg job, print its jobs and do nothing else\n" if command.sweep else "")
         + "  --version  print the version",
-        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published figure was missed;\n"
-        "            75 stopped by a signal, and saved.",
+        "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published metric was missed;\n"
+        "            4 a number was not finite; 75 stopped by a signal, to be started again; 130 stopped by Ctrl-C.",
     ]
     return "\n\n".join(parts)
 

@@ -39,6 +39,13 @@ def group_options(group: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (config_directory() / group).glob("*.yaml")))
 
 
+@cache
+def choices_with(group: str, key: str) -> tuple[str, ...]:
+    """Return the choices of a group whose files have a key at the top."""
+    files = {choice: yaml.safe_load(_read(f"{group}/{choice}.yaml")) for choice in group_options(group)}
+    return tuple(choice for choice, content in files.items() if key in content)
+
+
 def key_comment(file: str, key: str) -> tuple[str, str]:
     """Return the value and the comment of `key` in a YAML file; KeyError where the key has none."""
     found = re.search(rf"^{re.escape(key)}: (.*?) # (.*)$", _read(file), flags=re.MULTILINE)

@@ -27,7 +27,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
     """Carry out every job of a grid that is not through yet.
 
     `compose` makes the checked configuration of a run from its words. With `show_only`, print the jobs and do nothing
-    else. Without words of jobs, those that the folder records are gone on with.
+    else. Without words of jobs, those that the folder records are resumed.
 
     Raises ConfigError, before anything is made, for words of any job that cannot be run; JobsFailed if jobs failed.
     """
@@ -43,7 +43,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
     given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
     recorded = [] if given is None else given.read()
     if given is not None and (given.path / "study.db").exists():
-        raise ConfigError(f"run_dir={given.path}: holds a search of mwa-tune; choose another folder")
+        raise ConfigError(f"run_dir={given.path}: holds a search, which mwa-tune resumes; choose another folder")
     if given is not None and not recorded and not of_jobs:
         raise ConfigError(
             f"run_dir={given.path}: holds no sweep to resume; give the overrides of one, such as seed=1,2"

@@ -47,15 +47,25 @@ def _number(low: float, high: float = math.inf, *, with_low: bool = True, with_h
     return rule
 
 
-def _numbers(length: int, each: Rule) -> Rule:
+def _numbers(each: Rule, example: str) -> Rule:
+    length = example.count(",") + 1
+
     def rule(value: Any) -> Any:
         if not isinstance(value, ListConfig) or len(value) != length:
-            raise ValueError(f"want a list of {length} numbers, such as [{', '.join(['0.5'] * length)}]")
-        for number in value:
-            each(number)
-        return value
+            raise ValueError(f"want a list of {length} numbers, such as {example}")
+        return _each(each, value)
 
     return rule
+
+
+def _each(rule: Rule, value: ListConfig) -> ListConfig:
+    """A list whose items all keep a rule."""
+    for item in value:
+        try:
+            rule(item)
+        except ValueError as error:
+            raise ValueError(f"{error} for each") from error
+    return value
 
 
 def _classes(value: Any) -> Any:
@@ -67,10 +77,10 @@ def _classes(value: Any) -> Any:
 
 def _colour(value: Any) -> Any:
     if isinstance(value, ListConfig):
-        return _numbers(3, _integer(0, 255))(value)
+        return _numbers(_integer(0, 255), "[255,255,255]")(value)
     if str(value) in ("white", "black", "gray", "grey") or re.fullmatch("#[0-9a-fA-F]{6}", str(value)):
         return str(value)
-    raise ValueError("want white, black, gray, or [red,green,blue] of 0 to 255 each")
+    raise ValueError("want white, black, gray, #rrggbb or [red,green,blue] of 0 to 255 each")
 
 
 def _annotations(value: Any) -> Any:
@@ -81,7 +91,7 @@ def _annotations(value: Any) -> Any:
             for name in (each if isinstance(each, ListConfig) else [each])
         ]
         if not names:
-            raise ValueError("want a name, a list of names, or {train: NAME, val: NAME, test: NAME}")
+            raise ValueError("want a name, a list [NAME,NAME], or {train:NAME,val:NAME,test:NAME}")
         for name in names:
             _text(name)
         return value
@@ -92,8 +102,8 @@ def _columns(value: Any) -> Any:
     keys = ("image", "caption", "text", "label", "split", "identifier")
     if not isinstance(value, DictConfig) or not value or not set(value) <= set(keys):
         raise ValueError(
-            "want {image: NAME, caption: NAME, split: NAME}, of statements {image: NAME, text: NAME, label: NAME, "
-            "split: NAME, identifier: NAME}, or those of these that are needed"
+            "want names of columns, such as {image:NAME,caption:NAME,split:NAME}; for statements those of image, text, "
+            "label, split and identifier"
         )
     for key, name in value.items():
         for each in name if key in ("image", "caption") and isinstance(name, ListConfig) else [name]:
@@ -102,9 +112,11 @@ def _columns(value: Any) -> Any:
 
 
 def _choice(*options: str) -> Rule:
+    wanted = f"one of {', '.join(options)}" if len(options) > 1 else options[0]
+
     def rule(value: Any) -> str:
         if str(value) not in options:
-            raise ValueError(f"choose one of {', '.join(options)}")
+            raise ValueError(f"want {wanted}")
         return str(value)
 
     return rule
@@ -176,7 +188,7 @@ def _either(first: Rule, second: Rule) -> Rule:
             except NoSuchFile:
                 raise
             except ValueError as other:
-                raise ValueError(f"{one}, or {other}") from None
+                raise ValueError(f"{one} or {str(other).removeprefix('want ')}") from None
 
     return rule
 
@@ -189,9 +201,7 @@ def _list_of(each: Rule, what: str) -> Rule:
     def rule(value: Any) -> Any:
         if not isinstance(value, ListConfig) or not value:
             raise ValueError(f"want a list of {what}")
-        for item in value:
-            each(item)
-        return value
+        return _each(each, value)
 
     return rule
 
@@ -204,7 +214,7 @@ def _step_limit(value: Any) -> int:
 
 def _null(value: Any) -> None:
     if value is not None:
-        raise ValueError("null")
+        raise ValueError("want null")
 
 
 # OWNER/NAME, without the ending of a file.
@@ -251,8 +261,8 @@ RULES: dict[str, Rule] = {
     "backbone.text_positions": _integer(5),
     "backbone.max_text_length": _integer(3),
     "backbone.drop_path": _number(0, 1, with_high=False),
-    "backbone.image_mean": _numbers(3, _number(0, 1)),
-    "backbone.image_std": _numbers(3, _positive),
+    "backbone.image_mean": _numbers(_number(0, 1), "[0.5,0.5,0.5]"),
+    "backbone.image_std": _numbers(_positive, "[0.5,0.5,0.5]"),
     "backbone.checkpoint": _optional(_weights),
     "backbone.checkpoint_key": _optional(_text),
     "backbone.tokenizer": _optional(_tokenizer),
@@ -304,7 +314,7 @@ RULES: dict[str, Rule] = {
     "data.background": _optional(_colour),
     "data.randaugment": _flag,
     "data.randaugment_magnitude": _integer(0, 10),
-    "data.crop_scale": _numbers(2, _number(0, 1, with_low=False)),
+    "data.crop_scale": _numbers(_number(0, 1, with_low=False), "[0.5,1.0]"),
     "data.horizontal_flip": _flag,
     "data.drop_last": _flag,
     "data.one_k": _flag,
@@ -312,7 +322,7 @@ RULES: dict[str, Rule] = {
     "data.swap_images": _flag,
     "optim.lr": _either(_choice("auto"), _positive),
     "optim.weight_decay": _number(0),
-    "optim.betas": _numbers(2, _number(0, 1, with_high=False)),
+    "optim.betas": _numbers(_number(0, 1, with_high=False), "[0.9,0.999]"),
     "optim.eps": _positive,
     "optim.layer_decay": _number(0, 1, with_low=False),
     "optim.logit_scale_factor": _positive,
@@ -339,7 +349,7 @@ RULES: dict[str, Rule] = {
     "training.requeue": _flag,
     "training.requeue_signal": _choice("USR1", "USR2"),
     "launcher.jobs": _integer(1),
-    "launcher.gpus": _optional(_list_of(_integer(0), "cards, such as [0,1]")),
+    "launcher.gpus": _optional(_list_of(_integer(0), "GPUs, such as [0,1]")),
     "launcher.partition": _optional(_text),
     "launcher.timeout_min": _integer(1),
     "launcher.cpus_per_task": _integer(1),
@@ -356,7 +366,7 @@ RULES: dict[str, Rule] = {
     "tune.warmup_epochs": _integer(0),
     "tune.reduction_factor": _integer(2),
     "tune.seed": _integer(0),
-    "figures": _optional(_list_of(_text, "figures, such as [val/mean_recall,test/i2t_r1]")),
+    "figures": _optional(_list_of(_text, "metrics, such as [val/mean_recall,test/i2t_r1]")),
     "sort": _optional(_text),
     "format": _choice("markdown", "csv"),
     "output": _optional(_path),
@@ -381,7 +391,7 @@ SAID_BY_WEIGHTS = frozenset(
 
 
 def check_values(config: DictConfig) -> None:
-    """Hold every value against its rule; the first that fails is a ConfigError that says what is wanted."""
+    """Check every value by its rule; the first that fails is a ConfigError that says what is wanted."""
     for key, rule in RULES.items():
         if _has(config, key):
             value = OmegaConf.select(config, key)

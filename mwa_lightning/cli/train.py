@@ -21,7 +21,7 @@ Adapt a frozen vision-language model to retrieval or to statements about images;
   mwa-train experiment=mwa_beit3_base_coco data.root=DIR backbone.checkpoint=FILE backbone.tokenizer=FILE
   mwa-train adapter=head_only data=pairs data.root=DIR optim.lr=3e-4
   mwa-train --multirun optim.lr=1e-3,3e-3 adapter=mwa,head_only [run_dir=FOLDER] [launcher=local|slurm]
-                                          every combination, each a run of its own; goes on where FOLDER is
+                                          every combination, a run each; resumes the sweep in FOLDER
 """
 _MAIN_KEYS = (
     "run_dir",
@@ -88,7 +88,7 @@ def compose_checked(arguments: list[str]) -> DictConfig:
     config = _compose(arguments)
     _check(config)
     if config.trainer.get("fast_dev_run"):
-        raise ConfigError("trainer.fast_dev_run: is a try of one run, which leaves nothing; try one of them alone")
+        raise ConfigError("trainer.fast_dev_run: tries one run and leaves nothing; try one of the runs alone")
     return config
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _USAGE = """
 mwa-tune key=VALUES ... [group=choice ...] [key=value ...]
-Search for the values with the best figure on the validation split. Words are those of mwa-train:
+Search for the values with the best metric on the validation split. Words are those of mwa-train:
 
   mwa-tune experiment=scenes_mwa 'optim.lr=tag(log,interval(1e-4,1e-2))' 'adapter.mid_dim=choice(16,64)'
   mwa-tune adapter=mwa,head_only 'optim.lr=1e-3,3e-3' tune.trials=30 tune.pruner=hyperband launcher.jobs=2
-  mwa-tune run_dir=FOLDER [tune.trials=60]       goes on with a search; several at a time work together
+  mwa-tune run_dir=FOLDER [tune.trials=60]       resumes a search; several at a time work together
 """
 _MAIN_KEYS = (
     "run_dir",
@@ -83,7 +83,7 @@ def _execute(settings: DictConfig) -> None:
     from mwa_lightning.sweeps import comparison  # noqa: F401
     from mwa_lightning.sweeps.study import database_errors
 
-    with database_errors(), ExitStack() as stack:
+    with database_errors(settings.run_dir), ExitStack() as stack:
         search = _prepare(settings, stack)
         try:
             search.carry_out()
@@ -152,21 +152,21 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
 
 
 def _objective(settings: DictConfig, configs: Sequence[DictConfig]) -> str:
-    """The figure that is sought. Raises ConfigError if it is not one of the validation split, or not one figure."""
+    """The metric that is maximised. Raises ConfigError if it is not one of the validation split, or not one metric."""
     from mwa_lightning.cli.consistency import check_measured
 
     monitors = sorted({str(config.training.monitor) for config in configs})
     objective = str(settings.tune.objective or monitors[0])
     if not objective.startswith("val/"):
         raise ConfigError(
-            f"tune.objective={objective}: settings are chosen on the validation split, never on test; take a figure "
+            f"tune.objective={objective}: settings are chosen on the validation split, never on test; take a metric "
             f"val/..., such as {monitors[0]}"
         )
     if settings.tune.objective is not None:
         for config in configs:
             check_measured(config, objective, key="tune.objective")
     if settings.tune.objective is None and len(monitors) > 1:
-        raise ConfigError(f"the runs monitor different figures ({', '.join(monitors)}): name one with tune.objective=")
+        raise ConfigError(f"the runs monitor different metrics ({', '.join(monitors)}): name one with tune.objective=")
     return objective
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -105,9 +106,10 @@ def published(name: str) -> Published:
     """One published result. Raises ConfigError, with the nearest name and the list, if there is none such."""
     table = _table()
     if name not in table:
-        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(name, table, n=3, cutoff=0.0)
         raise ConfigError(
-            f"expect={name}: no such published result; did you mean {nearest}? One of: {', '.join(table)}"
+            f"expect={name}: no such published result; the nearest are {', '.join(nearest)}, and all "
+            f"{len(table)} are in {_file()}"
         )
     return table[name]
 
@@ -144,7 +146,7 @@ def check(comparison: Comparison) -> None:
         entry, differing = comparison.published, comparison.differing
         advice = f"not of the same {_listed(differing)}" if differing else f"compare {_listed(FACTS)} above"
         raise ExpectationMissed(
-            f"expect={entry.name}: {len(missed)} of {len(comparison.rows)} figures outside {entry.tolerance} "
+            f"expect={entry.name}: {len(missed)} of {len(comparison.rows)} metrics outside {entry.tolerance} "
             f"points; farthest {worst.figure}, ours {worst.ours:.2f}, published {worst.published:.2f}; {advice}"
         )
 
@@ -155,7 +157,7 @@ def warning(comparison: Comparison) -> str | None:
         return None
     return (
         f"expect={comparison.published.name}: ours is not of the same {_listed(comparison.differing)} as the published "
-        "result (see above), so near figures prove nothing"
+        "result (see above), so near metrics prove nothing"
     )
 
 
@@ -169,9 +171,13 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def _file() -> Traversable:
+    return resources.files("mwa_lightning").joinpath("assets", "published.yaml")
+
+
 @cache
 def _table() -> dict[str, Published]:
-    text = resources.files("mwa_lightning").joinpath("assets", "published.yaml").read_text(encoding="utf-8")
+    text = _file().read_text(encoding="utf-8")
     table = OmegaConf.to_container(OmegaConf.create(text))
     assert isinstance(table, dict)
     return {name: _entry(name, dict(fields)) for name, fields in table["results"].items()}

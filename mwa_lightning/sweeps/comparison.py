@@ -197,7 +197,7 @@ def table(
     for name in asked:
         if through and not any(name in run.figures for run in through):
             have = ", ".join(sorted(set().union(*(run.figures for run in through))))
-            raise ConfigError(f"no run has the figure {name}; there are {have}")
+            raise ConfigError(f"no run has the metric {name}; take one of {have}")
     settings = differing(runs)
     headings = [f"config.{key}" if key in ("run", "state") else key for key in settings]
     rows = []

@@ -45,15 +45,21 @@ class Launcher(Protocol):
         """Start jobs; None for one that another process has taken up meanwhile."""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as 1 job or 2 jobs."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class JobsFailed(UserError):  # noqa: N818 (the jobs' own messages are the errors)
     """Jobs of a sweep failed; the exit code is that of the first of them."""
 
     def __init__(self, failed: dict[int, int], *, total: int, folder: SweepFolder) -> None:
         self.exit_code = next((code for code in failed.values() if code > 0), 1)
         numbers = ", ".join(map(str, failed))
+        log = folder.path / f"{next(iter(failed))}.log"
         super().__init__(
-            f"{len(failed)} of {total} jobs failed ({numbers}): see {folder.path}/<number>.log; "
-            "started again with the same words, the sweep goes on with them"
+            f"{len(failed)} of {counted(total, 'job')} failed ({numbers}): see {log}; with run_dir={folder.path} "
+            f"{'it is' if len(failed) == 1 else 'they are'} started again"
         )
 
 
@@ -64,7 +70,7 @@ def carry_out(jobs: Sequence[Job], folder: SweepFolder, launcher: Launcher) -> N
     """
     waiting = [job for job in jobs if not folder.run(job).finished]
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    say(f"sweep of {len(jobs)} jobs, {len(jobs) - len(waiting)} through before: {folder.path}")
+    say(f"sweep of {counted(len(jobs), 'job')}, {len(jobs) - len(waiting)} through before: {folder.path}")
     running: list[tuple[Job, Running]] = []
     failed: dict[int, int] = {}
     with told(launcher) as signals:
@@ -139,7 +145,7 @@ def end_if_told(signals: Signals, folder: SweepFolder, launcher: Launcher) -> No
     if signals.noted is None:
         return
     jobs = "" if launcher.own else ", its jobs go on"
-    message = f"stopped by {signals.noted.name}{jobs}; go on with run_dir={folder.path}"
+    message = f"stopped by {signals.noted.name}{jobs}; resume with run_dir={folder.path}"
     raise Interrupted(message) if signals.noted == signal.SIGINT else Stopped(message)
 
 

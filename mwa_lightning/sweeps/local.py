@@ -27,7 +27,7 @@ _PATIENCE = 60.0
 
 
 class LocalLauncher:
-    """Starts each job as `mwa-train` with its own share of the threads, and of the cards where these are divided.
+    """Starts each job as `mwa-train` with its own share of the threads, and of the GPUs where these are divided.
 
     A job's log is locked by the process that prints into it, so two sweeps in one folder share the jobs, and what a
     killed sweep has left running is not started a second time.
@@ -42,9 +42,11 @@ class LocalLauncher:
         self._folder = folder
         self._slots: dict[int, Running] = {}
         self._threads = cpus_here(self.room).free  # the same for all jobs, which the others are no load to
-        self._gpus = None if config.gpus is None else [int(card) for card in config.gpus]
+        self._gpus = None if config.gpus is None else [int(gpu) for gpu in config.gpus]
         if self._gpus is not None and len(self._gpus) < self.room:
-            raise ConfigError(f"launcher.gpus={self._gpus}: fewer GPUs than launcher.jobs={self.room}")
+            raise ConfigError(
+                f"launcher.gpus={self._gpus}: fewer than launcher.jobs={self.room}; give more, or lower launcher.jobs"
+            )
 
     def find(self, job: Job) -> Running | None:
         """The job, if its log is locked."""
@@ -74,7 +76,7 @@ class LocalLauncher:
         return self._slots[slot]
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """That of this process, with a share of the threads and cards; a job in an allocation is not SLURM's task."""
+        """That of this process, with a share of the threads and GPUs; a job in an allocation is not SLURM's task."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         if self.room > 1:  # one job alone looks for itself what is free
             environment.setdefault(THREADS, str(self._threads))

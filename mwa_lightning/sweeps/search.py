@@ -93,7 +93,7 @@ class Search:
             codes = {directory_of(trial): trial.user_attrs.get(_CODE, 1) for trial in failed}
             raise JobsFailed(codes, total=len(current), folder=self.folder)
         if all(trial.state != TrialState.COMPLETE for trial in current):
-            raise TrainingError(f"none of the {len(current)} trials finished: see {self.folder.path}/<number>.log")
+            raise TrainingError(f"no trial of {len(current)} finished: see the logs in {self.folder.path}")
 
     def _fill(self) -> bool:
         """Start trials while there is room; whether any was."""

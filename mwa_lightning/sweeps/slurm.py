@@ -126,7 +126,7 @@ class Queue:
 
 
 def _parameters(config: DictConfig, configs: Sequence[DictConfig]) -> dict[str, Any]:
-    """What submitit is told: hydra-submitit-launcher's keys, with nodes, tasks and cards from the runs' trainer."""
+    """What submitit is told: hydra-submitit-launcher's keys, with nodes, tasks and GPUs from the runs' trainer."""
     # Before submitit is imported, which reads it: the signal that SLURM sends before the time limit.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = str(configs[0].training.requeue_signal)
     try:
@@ -138,14 +138,17 @@ def _parameters(config: DictConfig, configs: Sequence[DictConfig]) -> dict[str, 
         ) from error
     shapes = {(int(each.trainer.num_nodes), each.trainer.devices, str(each.trainer.accelerator)) for each in configs}
     if len(shapes) > 1:
-        raise ConfigError("launcher=slurm: the jobs of an array have equal trainer.num_nodes, devices and accelerator")
+        raise ConfigError(
+            "launcher=slurm: all jobs need the same trainer.num_nodes, trainer.devices and trainer.accelerator; "
+            "start the others as another sweep"
+        )
     ((nodes, devices, accelerator),) = shapes
     if devices == "auto":
         raise ConfigError("launcher=slurm: trainer.devices=auto does not say what to ask SLURM for; give a number")
     if config.signal_delay_s >= 60 * config.timeout_min:
         raise ConfigError(
             f"launcher.signal_delay_s={config.signal_delay_s}: jobs of launcher.timeout_min={config.timeout_min} would "
-            "be told to end as soon as they start; raise the limit or lower the delay"
+            "be told to end as soon as they start; raise launcher.timeout_min or lower launcher.signal_delay_s"
         )
     given = {str(key): value for key, value in config.items() if key not in ("name", "requeue")}
     if accelerator == "gpu" and given["gpus_per_node"] is None:

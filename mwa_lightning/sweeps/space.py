@@ -20,7 +20,7 @@ def distribution(override: Override) -> BaseDistribution:
     equal shares. Raises ConfigError for what optuna has no distribution for.
     """
     value: Any = override._value
-    nothing = ConfigError(f"{override.input_line}: has no value")
+    nothing = ConfigError(f"{override.input_line}: names no value")
     try:
         if isinstance(value, IntervalSweep):
             log = "log" in value.tags
@@ -28,6 +28,8 @@ def distribution(override: Override) -> BaseDistribution:
             assert value.end is not None
             if value.start > value.end:
                 raise nothing
+            if log and value.start <= 0:
+                raise ValueError("an interval with tag(log,...) begins above 0")
             if isinstance(value.start, int) and isinstance(value.end, int):
                 return IntDistribution(value.start, value.end, log=log)
             return FloatDistribution(float(value.start), float(value.end), log=log)
@@ -39,7 +41,7 @@ def distribution(override: Override) -> BaseDistribution:
             low, high = sorted((start, start + (len(numbers) - 1) * step))  # as typed: sums of fractions drift
             whole = isinstance(value.start, int) and isinstance(value.step, int)
             if log and not (whole and abs(step) == 1):
-                raise ValueError("range() with tag(log,...) has whole numbers and steps of 1; take interval()")
+                raise ValueError("range() with tag(log,...) takes whole numbers in steps of 1; take interval()")
             if whole:
                 return IntDistribution(int(low), int(high), step=int(abs(step)), log=log)
             return FloatDistribution(float(low), float(high), step=float(abs(step)))

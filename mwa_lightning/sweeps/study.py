@@ -84,7 +84,7 @@ class SharedStudy:
             before, now = (shlex.join(v) if key == "words" else v for v in (noted.get(key), search[key]))
             raise ConfigError(
                 f"run_dir={self.folder.path}: holds a search with {other}: {before}, not {now}; choose another folder, "
-                "or go on with run_dir alone"
+                "or resume with run_dir alone"
             )
         self.study.set_user_attr(_SEARCH, dict(search))
 
@@ -127,18 +127,17 @@ class SharedStudy:
 
 
 @contextmanager
-def database_errors() -> Iterator[None]:
-    """Turn what SQLite has against `study.db` into a StorageError of one line."""
+def database_errors(folder: str | None) -> Iterator[None]:
+    """Turn what SQLite has against `study.db`, of the folder where one was given, into a StorageError of one line."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, RuntimeError, KeyError) as error:
         reason = _reason(error)
         if reason is None:
             raise
+        where = f"{DATABASE} of the search" if folder is None else str(Path(folder, DATABASE))
         what = next((advice for words, advice in _ADVICE.items() if words in reason), _DAMAGED)
-        raise StorageError(
-            f"{DATABASE} of the search cannot be used ({reason}): {what}; then start the same command again"
-        ) from error
+        raise StorageError(f"{where} cannot be used ({reason}): {what}; then resume with its run_dir=") from error
 
 
 def _reason(error: BaseException) -> str | None:
@@ -153,7 +152,7 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _make_database(path: Path) -> None:
-    """Make the database under a temporary name: one that is cut short, optuna neither takes nor mends."""
+    """Make the database under a temporary name: one that is truncated, optuna neither takes nor mends."""
     with whole_file(path) as file:
         storage = _storage(Path(file.name))
         optuna.create_study(storage=storage, study_name="study", direction="maximize")

@@ -89,7 +89,7 @@ def build_tokenizer(config: DictConfig) -> Tokenizer:
     """The tokenizer of `backbone.tokenizer`; reading it takes no weights, so it comes first."""
     node = config.backbone
     if node.tokenizer is None:
-        raise CheckpointError(f"{node.name} has no tokenizer: set backbone.tokenizer to a file ({node.official})")
+        raise CheckpointError(f"{node.name} has no tokenizer: give backbone.tokenizer=FILE ({node.official})")
     form = node.get("text_cleaning", "none")
     tokenizer = make_tokenizer(
         node.tokenizer_kind,
@@ -118,7 +118,8 @@ def build_backbone(
     node = config.backbone
     if node.checkpoint is None:
         raise CheckpointError(
-            f"{node.name} has no weights: set backbone.checkpoint to a file ({node.official}), or to `random`"
+            f"{node.name} has no weights: give backbone.checkpoint=FILE ({node.official}), or "
+            "backbone.checkpoint=random"
         )
     torch.manual_seed(config.seed)
     backbone: Backbone = instantiate(node)

@@ -221,7 +221,7 @@ class RunKeeper(pl.Callback):
         """Note the score. Raises ConfigError if validation gives no metric of the monitored name."""
         if not self.monitor.startswith("val/") or self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise ConfigError(f"training.monitor={self.monitor}: there is no such figure; there are {known}")
+            raise ConfigError(f"training.monitor={self.monitor}: there is no such metric; take one of {known}")
         self._score = float(trainer.callback_metrics[self.monitor])
         figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._figures = {self.monitor: self._score} | figures

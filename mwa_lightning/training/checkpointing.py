@@ -2,7 +2,7 @@
 
 A checkpoint counts as whole if its SHA-256 is in `sha256.txt` beside it (under whatever name: files are
 renamed after that is written). So whenever the run is killed, the last or the previous checkpoint is whole
-and known, and one that was cut short is not. `sha256sum -c sha256.txt` checks them by hand.
+and known, and one that was truncated is not. `sha256sum -c sha256.txt` checks them by hand.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CheckpointFiles(CheckpointIO):
             file.flush()
             os.fsync(file.fileno())  # what is not on the disk must not be known as whole
             sums = [pair for pair in _sums(path.parent) if pair[1] != path.name]
-            # A last checkpoint that is cut short must not push the whole one before it away.
+            # A last checkpoint that is truncated must not push the whole one before it away.
             rotate = path.name == LAST and path.is_file() and is_whole(path)
             if rotate:
                 sums = [pair for pair in sums if pair[1] != PREVIOUS] + [(file_sha256(path), PREVIOUS)]
@@ -61,14 +61,14 @@ class CheckpointFiles(CheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint; tensors and plain Python only, so nothing in it can run.
 
-        Raises CheckpointError if it is missing or cut short.
+        Raises CheckpointError if it is missing or truncated.
         """
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"{path}: no such checkpoint; give last.ckpt, previous.ckpt or best.ckpt of a run")
         if not is_whole(path):
             raise CheckpointError(
-                f"{path}: cut short or changed (its SHA-256 is not in the {SUMS} beside it); use another checkpoint"
+                f"{path}: is truncated or changed (its SHA-256 is not in the {SUMS} beside it); use another checkpoint"
             )
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         return checkpoint
@@ -95,11 +95,12 @@ class CheckpointFiles(CheckpointIO):
             if is_whole(path):
                 return path
             if number + 1 < len(there):
-                log.warning("%s is cut short or changed; using the checkpoint before it", path)
+                log.warning("%s is truncated or changed; using the checkpoint before it", path)
         if there:
             raise CheckpointError(
-                f"{self.directory}: no checkpoint is whole, {', '.join(path.name for path in there)} are cut short or "
-                f"changed (not as in {SUMS}): put whole ones back, or start anew with another run_dir"
+                f"{self.directory}: no checkpoint is whole: {', '.join(path.name for path in there)} "
+                f"{'is' if len(there) == 1 else 'are'} truncated or changed (not as in {SUMS}); put a whole one back, "
+                "or start anew with another run_dir"
             )
         return None
 

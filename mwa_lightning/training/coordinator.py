@@ -38,7 +38,9 @@ def check_saving(config: DictConfig, adapter: nn.Module) -> None:
         torch.cuda.device_count() if (trainer.devices, trainer.accelerator) == ("auto", "gpu") else trainer.devices
     )
     if trainer.num_nodes > 1 or devices not in (1, "auto"):
-        raise ConfigError("save_coordinator=true: needs all samples in one process; take trainer.devices=1")
+        raise ConfigError(
+            "save_coordinator=true: needs all samples in one process; take trainer.devices=1 trainer.num_nodes=1"
+        )
 
 
 class CoordinatorFigures(pl.Callback):

@@ -28,8 +28,8 @@ def dead_workers_named() -> Iterator[None]:
         how = f"was ended by a signal ({signal[1]})" if signal else "ended unexpectedly"
         want = "shared memory (/dev/shm)" if "shared memory" in " ".join(said) else "memory"
         raise DataError(
-            f"a process that reads data {how}, most often for want of {want}: lower data.num_workers and start the "
-            "same command again; a training run goes on from its last checkpoint"
+            f"a process that reads data {how}, most often for want of {want}: lower data.num_workers and start "
+            "again; a training run resumes from its last checkpoint with its run_dir="
         ) from error
 
 

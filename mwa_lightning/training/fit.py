@@ -215,7 +215,7 @@ def _inputs(
     if origin is not None and is_foreign(origin, run.checkpoints):
         home = RunDirectory(origin.parent.parent)
         if home.config.is_file():
-            provenance.check_inputs(home, inputs)
+            provenance.check_inputs(home, inputs, resumed=origin)
     provenance.begin(run, inputs)
     return inputs
 
@@ -278,13 +278,15 @@ def _train(
         # Figures of an earlier start that left no checkpoint are made again.
         table.cut(0)
     else:
-        log.info("going on from %s", checkpoint)
+        log.info("resuming from %s", checkpoint)
     keeper.resumed_from = checkpoint
     _log_settings(loggers, run)
     with understood():
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     if not trainer.global_step:
-        raise ConfigError(f"trainer.max_time={config.trainer.get('max_time')}: was over before the first step")
+        raise ConfigError(
+            f"trainer.max_time={config.trainer.get('max_time')}: was over before the first step; raise it"
+        )
     keeper.leave_adapter(trainer, task)
     return keeper
 

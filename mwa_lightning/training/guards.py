@@ -151,7 +151,7 @@ class NonFiniteGuard(pl.Callback):
             return
         message = f"step {record.step}: {what} is not finite; samples: {samples}"
         if self.action == "stop":
-            raise NotFinite(f"{message}. Lower optim.lr, clip gradients, or set training.nonfinite=skip")
+            raise NotFinite(f"{message}. Lower optim.lr, or set trainer.gradient_clip_val=1 or training.nonfinite=skip")
         self.skipped += 1
         if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
             raise NotFinite(f"{message}. It is the {self._in_a_row}th skipped step in a row; lower optim.lr")
@@ -186,7 +186,7 @@ class MissingGradientGuard(pl.Callback):
             shown = shorten(unexplained, 5)
             after = "one step" if steps == 1 else "two steps"
             raise TrainingError(
-                f"no gradient after {after}: {shown}. Nothing that the task runs uses this; freeze it, or let the "
+                f"no gradient after {after}: {shown}. The task runs without what is named; freeze it, or let the "
                 "adapter method declare it unused"
             )
 

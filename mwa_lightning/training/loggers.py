@@ -69,7 +69,7 @@ class TableLogger(Logger):
             with self.path.open("r+b") as file:
                 file.truncate(size)
         elif size > self.size:
-            log.warning("%s is shorter than at the checkpoint: its last rows are lost, the run is not", self.path)
+            log.warning("%s is shorter than at the checkpoint: its last rows are lost, and the run goes on", self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -139,7 +139,7 @@ def make_optimizer(
         model, weight_decay=weight_decay, layer_decay=layer_decay, logit_scale_factor=logit_scale_factor
     )
     if not groups:
-        raise ConfigError("nothing trains with this adapter: use mwa-eval to evaluate the pretrained model")
+        raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
     return GatedAdamW(
         [
             {
@@ -176,7 +176,12 @@ def make_scheduler(
     warmup = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
     if warmup >= total_steps:
         key = "optim.warmup_epochs" if warmup_steps is None else "optim.warmup_steps"
-        log.warning("%s: the warm-up of %d steps is as long as the run of %d", key, warmup, total_steps)
+        log.warning(
+            "%s: the warm-up of %d steps does not end before the run of %d: the learning rate never reaches optim.lr",
+            key,
+            warmup,
+            total_steps,
+        )
     floor = min_lr / lr
 
     def factor(step: int) -> float:

@@ -74,7 +74,7 @@ class Processes:
         by_torchrun, task = TorchElasticEnvironment.detect(), step()
         self.started_for_us = by_torchrun or task is not None
         if trainer.accelerator == "gpu":
-            _check_cards(int(devices), started_for_us=self.started_for_us)
+            _check_gpus(int(devices), started_for_us=self.started_for_us)
         if by_torchrun and int(os.environ["WORLD_SIZE"]) != self.count:
             raise ConfigError(
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, trainer.devices x trainer.num_nodes is "
@@ -85,7 +85,8 @@ class Processes:
             os.environ |= _as_torchrun(task)
         if trainer.num_nodes > 1 and not self.started_for_us:
             raise ConfigError(
-                f"trainer.num_nodes={trainer.num_nodes}: start mwa-train on all machines by srun or torchrun, or set 1"
+                f"trainer.num_nodes={trainer.num_nodes}: start the command on all machines by srun or torchrun, "
+                "or set trainer.num_nodes=1"
             )
         self.rank = 0
         if self.count > 1:
@@ -270,8 +271,8 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def _check_cards(devices: int, *, started_for_us: bool) -> None:
-    """Raise ConfigError if this machine's processes cannot have a graphics card each."""
+def _check_gpus(devices: int, *, started_for_us: bool) -> None:
+    """Raise ConfigError if this machine's processes cannot have a GPU each."""
     found = torch.cuda.device_count()
     if found == 0:
         raise ConfigError("trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu")
@@ -282,7 +283,8 @@ def _check_cards(devices: int, *, started_for_us: bool) -> None:
             else ""
         )
         raise ConfigError(
-            f"trainer.devices={devices}: this process sees {found} of the GPUs; take at most that many{every_task}"
+            f"trainer.devices={devices}: this process sees {found} GPU{'' if found == 1 else 's'}; take at most "
+            f"trainer.devices={found}{every_task}"
         )
 
 
@@ -290,10 +292,14 @@ def _check_step(task: Step, *, devices: int, num_nodes: int) -> None:
     """Raise ConfigError if srun started other tasks than the configuration is for."""
     if task.tasks != devices * num_nodes or task.nodes != num_nodes:
         raise ConfigError(
-            f"srun started {task.tasks} tasks on {task.nodes} machines, trainer.devices={devices} and "
-            f"trainer.num_nodes={num_nodes} want {devices * num_nodes} on {num_nodes}: make --ntasks-per-node and "
-            "--nodes equal to them"
+            f"srun started {task.tasks} tasks on {_machines(task.nodes)}, trainer.devices={devices} and "
+            f"trainer.num_nodes={num_nodes} need {devices * num_nodes} on {_machines(num_nodes)}: make "
+            "--ntasks-per-node and --nodes equal to them"
         )
+
+
+def _machines(count: int) -> str:
+    return f"{count} machine{'' if count == 1 else 's'}"
 
 
 def _as_torchrun(task: Step) -> dict[str, str]:

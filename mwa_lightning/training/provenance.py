@@ -98,8 +98,8 @@ def write(run: RunDirectory, inputs: Provenance, metrics: Mapping[str, Provenanc
         write_atomically(run.provenance, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def check_inputs(run: RunDirectory, inputs: Provenance) -> None:
-    """Compare what a run works on now with what it began with.
+def check_inputs(run: RunDirectory, inputs: Provenance, *, resumed: Path | None = None) -> None:
+    """Compare what a run works on now with what it began with, or with what the run did whose file is `resumed`.
 
     Raises ConfigError, which says what differs and how to measure it on purpose. A run of a version that left no
     provenance is warned of.
@@ -114,10 +114,20 @@ def check_inputs(run: RunDirectory, inputs: Provenance) -> None:
         changed = _difference(earlier, inputs)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(run) from error
+    if changed and resumed is not None:
+        raise ConfigError(
+            f"resume={resumed}: its run was on {changed}; give it the same{_from_its_weights(run, changed)}"
+        )
     if changed:
         measures = run.finished and " split (" in changed  # its adapter fits no other weights
         way = f"mwa-eval run={run.path} measures it on other data" if measures else "give it the same"
         raise ConfigError(f"run_dir={run.path}: holds a run on {changed}; {way}, or choose another run_dir")
+
+
+def _from_its_weights(run: RunDirectory, changed: str) -> str:
+    """The other way to go on from a run on other data, which needs its adapter and the same frozen weights."""
+    fits = " split (" in changed and run.adapter.is_file()
+    return f", or begin a run with adapter.checkpoint={run.adapter}, which takes its weights alone" if fits else ""
 
 
 def _damaged(run: RunDirectory) -> ConfigError:

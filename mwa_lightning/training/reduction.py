@@ -1,4 +1,4 @@
-"""How the gradients of several processes become one on the processor.
+"""How the gradients of several processes become one on the CPU.
 
 Gloo adds three or more numbers in an order that depends on their place in DDP's bucket, and DDP fills its buckets anew
 after the first step of each start, so a run that was killed and gone on with would end with other bytes.

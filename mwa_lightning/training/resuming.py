@@ -30,7 +30,7 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
     origin = origin_of(config)
     if started and config.resume == "never" and not restarted():
         raise ConfigError(
-            f"run_dir={run.path}: holds a run, and resume=never: choose another, or resume=auto to go on with it"
+            f"run_dir={run.path}: holds a run, and resume=never: choose another run_dir, or resume=auto to resume it"
         )
     if origin is not None and not origin.is_file() and not restarted():
         raise CheckpointError(f"resume={origin}: there is no such file; give a checkpoint of a run, auto or never")
@@ -50,7 +50,7 @@ def check_resume(config: DictConfig, run: RunDirectory) -> bool:
         if origin is not None and is_foreign(origin, run.checkpoints) and origin != began:
             raise ConfigError(
                 f"run_dir={run.path}: holds a run that did not begin at resume={origin}: choose another run_dir, or "
-                "resume=auto to go on with it"
+                "resume=auto to resume it"
             )
         if origin is None and began is not None and not any(run.checkpoints.glob("*.ckpt")):
             raise ConfigError(

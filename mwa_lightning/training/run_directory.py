@@ -89,7 +89,9 @@ class RunDirectory:
             if checkpoints:
                 make_directory(self.checkpoints)
         except OSError as error:
-            raise ConfigError(f"run_dir={self.path}: cannot be made ({error.strerror}); choose another") from error
+            raise ConfigError(
+                f"run_dir={self.path}: cannot be made ({error.strerror}); choose another run_dir"
+            ) from error
 
     @contextmanager
     def removed_at(self, *exit_codes: int, unless: str) -> Iterator[None]:
@@ -129,7 +131,7 @@ class RunDirectory:
         if not self.config.is_file() or VERSION not in self.read_config():
             if others:
                 raise ConfigError(
-                    f"run_dir={self.path}: has files but no config.yaml of a run; choose an empty directory"
+                    f"run_dir={self.path}: has files but no config.yaml of a run; choose an empty run_dir"
                 )
             return False
         changed = self.other_settings(config)
@@ -139,7 +141,9 @@ class RunDirectory:
                 if self.adapter.is_file()
                 else ""
             )
-            raise ConfigError(f"run_dir={self.path}: holds a run with other settings: {changed}; choose another{on}")
+            raise ConfigError(
+                f"run_dir={self.path}: holds a run with other settings: {changed}; choose another run_dir{on}"
+            )
         return True
 
     def other_settings(self, config: DictConfig) -> str:
@@ -151,7 +155,7 @@ class RunDirectory:
             for key in sorted(earlier.keys() | now.keys())
             if earlier.get(key) != now.get(key) and key not in free and not key.startswith("logger.")
         ]
-        return shorten((f"{key}={now.get(key)} (there: {earlier.get(key)})" for key in changed), 3)
+        return shorten((f"{key}={_typed(now.get(key))} (there: {_typed(earlier.get(key))})" for key in changed), 3)
 
     def _holds_other_files(self) -> bool:
         """Whether there is anything that a run killed at its very beginning would not have left."""
@@ -270,7 +274,9 @@ def looked_into(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"run_dir={path}: cannot be looked into ({error.strerror}); choose another") from error
+        raise ConfigError(
+            f"run_dir={path}: cannot be looked into ({error.strerror}); choose another run_dir"
+        ) from error
 
 
 @contextmanager
@@ -279,9 +285,15 @@ def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read, it is damaged; put a whole one in its place, or choose another run_dir"
-        ) from error
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "cannot be read, it is damaged"
+        raise ConfigError(f"{path}: {reason}; put a whole one in its place, or choose another run_dir") from error
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -30,7 +30,7 @@ def check_same_files(config: DictConfig, data: SplitDataModule[Any]) -> None:
         for file in {**wanted, **found}:
             if found.get(file) != wanted.get(file):
                 raise DataError(
-                    f"{file} is not the same for all processes: rank {rank} on {machine} has another than rank 0 on "
+                    f"{file} is not the same for all ranks: rank {rank} on {machine} has another than rank 0 on "
                     f"{first}; copy it to all machines anew"
                 )
 

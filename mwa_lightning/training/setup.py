@@ -98,7 +98,7 @@ def make_task(
 
 @contextmanager
 def reproducible(config: DictConfig) -> Iterator[None]:
-    """On the processor, use algorithms only that give the same bytes every time."""
+    """On the CPU, use algorithms only that give the same bytes every time."""
     before = torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:

@@ -47,7 +47,7 @@ def of_a_run_or_a_try(config: DictConfig) -> Iterator[DictConfig]:
         yield config
         return
     if config.trainer.num_nodes > 1:
-        raise ConfigError(f"trainer.{KEY}: is a try on one machine; set trainer.num_nodes=1")
+        raise ConfigError(f"trainer.{KEY}: tries a run on one machine; set trainer.num_nodes=1")
     with TemporaryDirectory(prefix="mwa_lightning_") as folder:
         few = config.copy()
         with open_dict(few):

@@ -40,7 +40,7 @@ _AT_INTERRUPT = "mwa-train: Ctrl-C: ends after this step, or after validation, a
 class StopAgreement(pl.Callback):
     """Has all ranks stop at one place because any of them was told to: `RunKeeper` saves there, evaluations are left.
 
-    After each batch the ranks exchange one number on the processor (gloo, whatever the devices use), and look at it a
+    After each batch the ranks exchange one number on the CPU (gloo, whatever the devices use), and look at it a
     batch later: nothing waits for it, no device is synchronised, and all of them see it at the same step.
     """
 
@@ -244,7 +244,7 @@ def _is_futile(config: DictConfig, stop: StopAgreement) -> bool:
 
 
 def _what_next(config: DictConfig, run: RunDirectory, *, requeue: bool) -> str:
-    go_on = f"go on with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
+    go_on = f"resume with run_dir={run.path}" if run.config.is_file() else "nothing was written yet, start again"
     if not (requeue and config.training.requeue and slurm.batch_job() is not None):
         return go_on
     said = slurm.requeue(go_on)

@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         "metrics would be of a part of the split; mwa-train takes it, one run at a time",
     ),
     "limit_predict_batches": ((None, 1.0), "mwa_lightning does not predict by the Trainer; leave it out"),
-    "limit_test_batches": ((None, 1.0), "metrics would be of a part of the split; give a smaller split to try"),
+    "limit_test_batches": ((None, 1.0), "metrics would be of a part of the split; give a smaller data set to try"),
     "limit_val_batches": (
         (None, 1.0),
         "the best epoch would be chosen by a part of the split; trainer.check_val_every_n_epoch=N validates less often",
@@ -71,8 +71,9 @@ def check_trainer_keys(config: DictConfig, *, trains: bool = False) -> None:
         if key in SET_HERE:
             raise ConfigError(f"trainer.{key}: is set by mwa_lightning itself; leave it out")
         if key not in keys:
-            nearest = difflib.get_close_matches(str(key), sorted(keys), n=1, cutoff=0.0)[0]
-            raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. Did you mean {nearest}?")
+            nearest = difflib.get_close_matches(str(key), sorted(keys), n=1)
+            hint = f"Did you mean trainer.{nearest[0]}?" if nearest else "Its documentation lists them; leave it out."
+            raise ConfigError(f"trainer.{key}: is no key of lightning's Trainer. {hint}")
         if trains and key == KEY:
             continue
         harmless, why = REFUSED.get(str(key), ((value,), ""))

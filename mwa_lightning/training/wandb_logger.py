@@ -159,7 +159,7 @@ def make_wandb_logger(config: DictConfig, run: RunDirectory) -> LosableWandbLogg
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     logger = LosableWandbLogger(**options, mode=config.logger.mode, settings=patience())
     if run.writes and config.logger.mode == "online" and (problem := unreachable(logger)):
-        log.warning("W&B does not answer (%s): its figures are kept in %s; `wandb sync` sends them", problem, folder)
+        log.warning("W&B does not answer (%s): its metrics are kept in %s; `wandb sync` sends them", problem, folder)
         return LosableWandbLogger(**options, mode="offline")
     return logger
 
@@ -170,7 +170,7 @@ def _identity(file: Path) -> str:
         known = file.read_text(encoding="utf-8", errors="surrogateescape").strip()
         if known and known.isprintable() and not set(known) & REFUSED_IN_ID:
             return known
-        log.warning("%s is damaged: W&B gets the run under a new id, with all figures, without earlier pictures", file)
+        log.warning("%s is damaged: W&B gets the run under a new id, with all metrics, without earlier images", file)
     file.parent.mkdir(parents=True, exist_ok=True)
     # In a sweep of W&B's own its agent has given the run an id, which W&B takes in place of ours.
     given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None

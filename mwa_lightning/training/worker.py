@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def end_with(first: int, rank: int) -> None:
-    """End this process with the first, should that be killed: on cards, where nobody tells, one waits for minutes."""
+    """End this process with the first, should that be killed: on GPUs, where nobody tells, one waits for minutes."""
     while os.getppid() == first:
         time.sleep(_COURTESY / 4)  # before `report` has something to say of a lost connection
     complain(f"rank {rank}: error: the first process of the run was killed")

@@ -160,7 +160,7 @@ def test_softmax_on_siglip__leaves_its_bias() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"form": "blip"}, "choose one of clip, siglip"),
+        ({"form": "blip"}, "want one of clip, siglip"),
         ({"max_text_length": 10}, "positions for 9 tokens"),
         ({"form": "siglip", "embedding_width": 32, "max_text_length": 8}, "every text has 9 tokens"),
         ({"form": "siglip"}, "take its vision_width, 32"),

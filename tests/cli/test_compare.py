@@ -82,7 +82,7 @@ def test_compare__terminal_without_the_letters_and_a_reader_that_leaves(runs: Pa
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", ["one folder or more"]),
+        ("", ["one or more folders"]),
         ("gone", ["gone", "no such folder"]),
         ("runs figures=[val/acuracy]", ["val/acuracy", "val/accuracy"]),
         ("runs sort=val/acuracy", ["val/acuracy", "val/accuracy"]),

@@ -124,7 +124,7 @@ def test_multirun__what_is_given_twice_is_one_job(elsewhere: Path, capsys: pytes
     [
         ("seed=range(1,3,0)", ["seed=range(1,3,0): the step of range(from, to, step) is 0"]),
         ("optim.lr=range(0.1,1,0)", ["optim.lr=range(0.1,1,0): the step of range(from, to, step) is 0"]),
-        ("seed=range(3,3)", ["seed=range(3,3): has no value"]),
+        ("seed=range(3,3)", ["seed=range(3,3): names no value"]),
         ("optim.lr=1,2,3,-1", ["job 3 (optim.lr=-1)", "above 0"]),
         ("adapter=mwa,mwaa", ["job 1 (adapter=mwaa)", "Did you mean mwa?"]),
         ("adapter=mwa,none", ["job 1", "trains nothing"]),
@@ -235,18 +235,18 @@ def test_multirun__ctrl_c_stops_it_and_the_same_command_goes_on(scenes: Path, tm
     assert code == 130, error
     assert error == (
         "Ctrl-C: its jobs save and end, then the sweep; once more ends all at once\n"
-        f"mwa-train: stopped by SIGINT; go on with run_dir={folder}\n"
+        f"mwa-train: stopped by SIGINT; resume with run_dir={folder}\n"
     )
     assert out.count(" | not finished | ") == 2
     assert out.count(" | not started | ") == 1
     for number in ("0", "1"):
         said = (folder / f"{number}.log").read_text()
         assert "Traceback" not in said
-        assert re.search(r"mwa-train: stopped by SIGINT after step \d+, which is saved; go on with run_dir=", said)
+        assert re.search(r"mwa-train: stopped by SIGINT after step \d+, which is saved; resume with run_dir=", said)
     code, out, error = finished(start("-m", f"run_dir={folder}", "launcher.jobs=3"))
     assert code == 0, error
     assert out.count(" | through | ") == 3
-    assert [log.read_text().count("going on from") for log in logs] == [1, 1]
+    assert [log.read_text().count("resuming from") for log in logs] == [1, 1]
 
 
 @pytest.mark.slow

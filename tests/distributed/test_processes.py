@@ -51,7 +51,7 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             1,
             2,
-            "trainer.devices=2: this process sees 1 of the GPUs; take at most that many. Every task has to see all "
+            "trainer.devices=2: this process sees 1 GPU; take at most trainer.devices=1. Every task has to see all "
             "GPUs of its machine: under SLURM --gpus-per-node, not --gpus-per-task",
         ),
     ],
@@ -70,7 +70,7 @@ def test_processes_of__too_few_cards(
     ("cards", "devices", "message"),
     [
         (0, 1, "trainer.accelerator=gpu: no GPU was found here; take trainer.accelerator=cpu"),
-        (1, 2, "trainer.devices=2: this process sees 1 of the GPUs; take at most that many"),
+        (1, 2, "trainer.devices=2: this process sees 1 GPU; take at most trainer.devices=1"),
     ],
 )
 def test_processes__too_few_cards_of_ones_own(

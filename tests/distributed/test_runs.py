@@ -333,7 +333,7 @@ def test_train__old_copy_of_the_data_on_one_machine(scenes: Path, elsewhere: Pat
     assert first[0] != 0
     assert second[0] != 0
     file = data / "dataset_scenes.json"
-    assert f"mwa-train: error: {file} is not the same for all processes: rank 1 on " in first[2]
+    assert f"mwa-train: error: {file} is not the same for all ranks: rank 1 on " in first[2]
     assert not (elsewhere / "logs").exists()
 
 

@@ -216,7 +216,10 @@ def test_train__sharded_by_torchrun(scenes: Path, elsewhere: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed cannot be had with trainer=fsdp: take bf16-mixed"),
+        (
+            ["trainer.precision=16-mixed"],
+            "trainer.precision=16-mixed does not go with trainer.strategy=fsdp: take bf16-mixed",
+        ),
         ([*FUSION, "task.queue_size=64"], "task.queue_size=64: a momentum queue needs whole weights"),
         (["trainer.precision=64"], "trainer.precision=64: "),
     ],

@@ -26,10 +26,10 @@ from tests.faults.fork_server import Server
 Left = Callable[[Path], Any]
 
 NOTICE = "mwa-train: Ctrl-C: ends after this step, or after validation, and saves; once more ends it at once"
-SAVED = r"mwa-train: stopped by SIGINT after step (\d+), which is saved; go on with run_dir={run}"
-AGAIN = "mwa-train: stopped by SIGINT during the evaluation, which is to be made again; go on with run_dir={run}"
-LEFT = "mwa-train: stopped by SIGINT, as the other ranks were; go on with run_dir={run}"  # whichever heard it first
-ON_THE_SPOT = "mwa-train: interrupted; (go on with run_dir={run}|nothing was written yet, start again)"
+SAVED = r"mwa-train: stopped by SIGINT after step (\d+), which is saved; resume with run_dir={run}"
+AGAIN = "mwa-train: stopped by SIGINT during the evaluation, which is to be made again; resume with run_dir={run}"
+LEFT = "mwa-train: stopped by SIGINT, as the other ranks were; resume with run_dir={run}"  # whichever heard it first
+ON_THE_SPOT = "mwa-train: interrupted; (resume with run_dir={run}|nothing was written yet, start again)"
 BEFORE = "mwa-train: interrupted"  # before it knows what to run
 
 

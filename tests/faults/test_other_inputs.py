@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,20 @@ def test_resume__other_data_is_refused(
     line = capsys.readouterr().err.splitlines()[-1]
     assert f"run_dir={killed}: holds a run on another " in line
     assert files_of(killed / "checkpoints") == before
+
+
+def test_resume__checkpoint_of_a_run_on_other_data_is_refused(
+    killed: Path, root: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is said is of that run, and what it says to do works."""
+    one_image_less(root)
+    origin, new = killed / "checkpoints" / "last.ckpt", f"run_dir={tmp_path / 'new'}"
+    capsys.readouterr()
+    assert train(new, f"data.root={root}", f"resume={origin}") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"mwa-train: error: resume={origin}: its run was on another test split (")
+    (word,) = re.findall(r"adapter\.checkpoint=[^,]+", line)
+    assert train(new, f"data.root={root}", "trainer.max_epochs=1", word) == 0
 
 
 def test_resume__moved_data_is_the_same(

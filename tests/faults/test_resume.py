@@ -1,4 +1,4 @@
-"""`resume=auto`, `never` and a file, and checkpoints that were cut short, through the command."""
+"""`resume=auto`, `never` and a file, and checkpoints that were truncated, through the command."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_auto__goes_on_from_another_directory_by_a_relative_path(
 ) -> None:
     monkeypatch.chdir(stopped.parent)
     assert train("run_dir=run") == 0
-    assert f"going on from {stopped / 'checkpoints' / LAST}" in (stopped / "train.log").read_text()
+    assert f"resuming from {stopped / 'checkpoints' / LAST}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
 
@@ -104,8 +104,8 @@ def test_never__refuses_a_run_and_takes_an_empty_directory(
     capsys.readouterr()
     assert train(f"run_dir={stopped}", "resume=never") == 2
     assert only_line(capsys) == (
-        f"mwa-train: error: run_dir={stopped}: holds a run, and resume=never: choose another, or resume=auto to go on "
-        "with it"
+        f"mwa-train: error: run_dir={stopped}: holds a run, and resume=never: choose another run_dir, or "
+        "resume=auto to resume it"
     )
     assert files_of(stopped) == before
     (tmp_path / "empty").mkdir()
@@ -140,7 +140,7 @@ def test_file__of_its_own_directory_goes_back_to_it(
     stopped: Path, whole: Path, train: Train, left_by: Callable[..., Any]
 ) -> None:
     assert train(f"run_dir={stopped}", f"resume={stopped / 'checkpoints' / PREVIOUS}") == 0
-    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert f"resuming from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
 
@@ -164,7 +164,7 @@ def test_file__of_its_own_directory_a_requeued_job_goes_back_to_once(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     assert train(*arguments) == 0
     log = (stopped / "train.log").read_text()
-    origins = re.findall(r"going on from .*/(.*)$", log, re.MULTILINE)
+    origins = re.findall(r"resuming from .*/(.*)$", log, re.MULTILINE)
     assert origins == [name, name, LAST]
     assert left_by(stopped) == left_by(whole)
 
@@ -183,7 +183,7 @@ def test_file__a_requeued_job_that_lost_it_goes_on_from_the_one_before(
     assert train(f"run_dir={stopped}", f"resume={last}") == 2
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert train(f"run_dir={stopped}", f"resume={last}") == 0
-    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert f"resuming from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
 
@@ -207,7 +207,7 @@ def test_file__of_another_directory_begins_a_run(
     assert "holds a run that did not begin at" in only_line(capsys)
     assert train(*arguments) == 0
     log = (new / "train.log").read_text()
-    assert log.index(f"going on from {origin}") < log.index(f"going on from {new / 'checkpoints' / LAST}")
+    assert log.index(f"resuming from {origin}") < log.index(f"resuming from {new / 'checkpoints' / LAST}")
     expected = left_by(whole)
     later = [row for row in expected.rows if int(row["step"]) >= 3]
     assert left_by(new) == expected._replace(rows=later)
@@ -232,7 +232,7 @@ def test_file__of_a_finished_run(whole: Path, train: Train, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), (), "cut short or changed"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), (), "truncated or changed"),
         (lambda path: path.unlink(), (), "there is no such file"),
         (lambda path: None, ("adapter=head_only",), "its run has other settings: adapter"),
         (
@@ -288,8 +288,8 @@ def test_auto__cut_short_and_the_one_before_is_used(
     last = stopped / "checkpoints" / LAST
     damage(last)
     assert train(f"run_dir={stopped}") == 0
-    assert f"warning: {last} is cut short or changed; using the checkpoint before it" in capsys.readouterr().out
-    assert f"going on from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
+    assert f"warning: {last} is truncated or changed; using the checkpoint before it" in capsys.readouterr().out
+    assert f"resuming from {stopped / 'checkpoints' / PREVIOUS}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
 
@@ -299,7 +299,7 @@ def test_auto__last_and_previous_broken_and_the_best_is_used(
     for name in (LAST, PREVIOUS):
         flip(stopped / "checkpoints" / name)
     assert train(f"run_dir={stopped}") == 0
-    assert f"going on from {stopped / 'checkpoints' / BEST}" in (stopped / "train.log").read_text()
+    assert f"resuming from {stopped / 'checkpoints' / BEST}" in (stopped / "train.log").read_text()
     assert left_by(stopped) == left_by(whole)
 
 
@@ -312,8 +312,8 @@ def test_auto__no_checkpoint_whole_is_an_error_and_nothing_is_lost(
     capsys.readouterr()
     assert train(f"run_dir={stopped}") == 2
     assert only_line(capsys) == (
-        f"mwa-train: error: {stopped / 'checkpoints'}: no checkpoint is whole, last.ckpt, previous.ckpt, best.ckpt are "
-        "cut short or changed (not as in sha256.txt): put whole ones back, or start anew with another run_dir"
+        f"mwa-train: error: {stopped / 'checkpoints'}: no checkpoint is whole: last.ckpt, previous.ckpt, best.ckpt are "
+        "truncated or changed (not as in sha256.txt); put a whole one back, or start anew with another run_dir"
     )
     after = files_of(stopped)
     assert {path for path in after if before.get(path) != after[path]} == {stopped / "train.log"}

@@ -119,7 +119,7 @@ def test_train__saves_ends_and_goes_on(
     where = f"after step {step}, which is saved"
     if moment in ("in the last save", "in the evaluation"):
         where = "during the evaluation, which is to be made again"
-    assert capsys.readouterr().err == f"mwa-train: stopped by SIGTERM {where}; go on with run_dir={run}\n"
+    assert capsys.readouterr().err == f"mwa-train: stopped by SIGTERM {where}; resume with run_dir={run}\n"
     assert steps_saved(run) == step
     assert not any(path.name.startswith(".") for path in run.rglob("*"))
     assert command.main([*words, f"run_dir={run}"]) == 0

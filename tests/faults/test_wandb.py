@@ -131,7 +131,7 @@ def test_killed__each_figure_is_in_one_of_the_files(
         command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
     assert again.returncode == 0, (tmp_path / "output").read_text()
-    assert "going on from" in (run / "train.log").read_text()
+    assert "resuming from" in (run / "train.log").read_text()
     assert left_by(run) == left_by(whole)
     assert len(list(run.glob("wandb/offline-run-*"))) == 2
     figures = [row for row in wandb_figures(run) if row[1] != "epoch"]

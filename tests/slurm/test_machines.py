@@ -117,7 +117,7 @@ def test_train__lost_machine(how: str, machine: str, machines: Cluster, folder: 
         machines.machine("boot", machine)
     assert machines.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
     assert machines.about(job, "Restarts") == "1"
-    assert output_of(folder, job).count("going on from") == 1
+    assert output_of(folder, job).count("resuming from") == 1
     assert files_of(run_of(folder, job)) == files_of(whole)
     assert left_by(run_of(folder, job)) == left_by(whole)
 

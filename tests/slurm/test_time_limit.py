@@ -37,10 +37,10 @@ def test_train__time_limit(jobs: Cluster, folder: Path) -> None:
     assert jobs.wait(noticed, seconds=900) == "COMPLETED", output_of(folder, noticed)
     said = output_of(folder, noticed)
     assert re.search(rf"stopped by SIGUSR1 after step \d+, which is saved; job {noticed} was requeued", said), said
-    assert said.count("going on from") == int(jobs.about(noticed, "Restarts")) > 0
+    assert said.count("resuming from") == int(jobs.about(noticed, "Restarts")) > 0
 
     assert jobs.wait(whole, seconds=900) == "COMPLETED", output_of(folder, whole)
     assert jobs.wait(again, seconds=900) == "COMPLETED", output_of(folder, again)
-    assert output_of(folder, again).count("going on from") == 1
+    assert output_of(folder, again).count("resuming from") == 1
     assert left_by(run_of(folder, noticed)) == left_by(run_of(folder, whole))
     assert left_by(run) == left_by(run_of(folder, whole))

@@ -55,7 +55,7 @@ def test_train__shards_copied_to_the_disk_of_each_machine_as_documented(
     machine.run("scancel", "--signal=USR1", job)
     machine.wait(job, "PENDING", seconds=120)
     assert machine.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
-    assert output_of(folder, job).count("going on from") == 1
+    assert output_of(folder, job).count("resuming from") == 1
     assert left_by(run_of(folder, job)) == left_by(whole)
 
 
@@ -74,7 +74,7 @@ def test_pain_4__requeued_by_the_signal_goes_on_in_its_directory(
     assert step < int(stopped[1]) < 12 * (step // 12 + 1)
     assert jobs.wait(job, seconds=600) == "COMPLETED", output_of(folder, job)
     assert "Restarts=1" in jobs.run("scontrol", "show", "job", job)
-    assert output_of(folder, job).count("going on from") == 1
+    assert output_of(folder, job).count("resuming from") == 1
     assert left_by(run_of(folder, job)) == left_by(whole)
 
 
@@ -94,7 +94,7 @@ def test_train__requeued_goes_back_to_its_own_checkpoint_once(jobs: Cluster, fol
     jobs.run("scancel", "--signal=USR1", back)
     jobs.wait(back, "PENDING", seconds=120)
     assert jobs.wait(back, seconds=600) == "COMPLETED", output_of(folder, back)
-    assert re.findall(r"going on from .*/(.*)$", output_of(folder, back), re.MULTILINE) == [
+    assert re.findall(r"resuming from .*/(.*)$", output_of(folder, back), re.MULTILINE) == [
         "previous.ckpt",
         "last.ckpt",
     ]
@@ -139,7 +139,7 @@ def test_train__tasks_that_do_not_fit_are_one_line_and_a_failed_rank_ends_the_jo
     job = submit(jobs, folder, "trainer.devices=3")
     assert jobs.wait(job, seconds=300) == "FAILED"
     said = output_of(folder, job)
-    assert "mwa-train: error: srun started 2 tasks on 1 machines, trainer.devices=3" in said
+    assert "mwa-train: error: srun started 2 tasks on 1 machine, trainer.devices=3" in said
     assert "Traceback" not in said
     assert not run_of(folder, job).exists()
 
@@ -170,5 +170,5 @@ def test_train__one_job_of_an_array_is_requeued(array: str, index: int, jobs: Cl
     for each in (told, other):
         assert jobs.wait(each, seconds=600) == "COMPLETED", output_of(folder, each)
     assert [jobs.about(each, "Restarts") for each in (told, other)] == ["1", "0"]
-    assert [output_of(folder, each).count("going on from") for each in (told, other)] == [1, 0]
+    assert [output_of(folder, each).count("resuming from") for each in (told, other)] == [1, 0]
     assert left_by(run_of(folder, told)) == left_by(run_of(folder, other))

@@ -109,9 +109,11 @@ def test_table__whole_numbers_and_names_are_not_shortened(tmp_path: Path) -> Non
 def test_table__chosen_figures_and_order(sweep: Path) -> None:
     rows = table(read_runs([sweep]), figures=["test/i2t_r1"], sort="test/i2t_r1", exact=True)
     assert [(row[0], row[-1]) for row in rows[1:4]] == [("0", "50"), ("2", "40"), ("1", repr(100 - 70.123456))]
-    with pytest.raises(ConfigError, match="no run has the figure val/mean_recal; there are params/trainable, test/i2t"):
+    with pytest.raises(
+        ConfigError, match="no run has the metric val/mean_recal; take one of params/trainable, test/i2t"
+    ):
         table(read_runs([sweep]), figures=["val/mean_recal"])
-    with pytest.raises(ConfigError, match="no run has the figure x"):
+    with pytest.raises(ConfigError, match="no run has the metric x"):
         table(read_runs([sweep]), figures=["test/i2t_r1"], sort="x")
 
 
@@ -169,7 +171,7 @@ def test_table__of_different_tasks_and_evaluations(tmp_path: Path) -> None:
             ("f", "not finished"),
         )
     ]
-    with pytest.raises(ConfigError, match="no run has the figure val/mean_recal; there are"):
+    with pytest.raises(ConfigError, match="no run has the metric val/mean_recal; take one of"):
         table(read_runs([runs]), sort="val/mean_recal")
 
 

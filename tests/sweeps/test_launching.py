@@ -64,6 +64,9 @@ def test_carry_out__failure_does_not_stop_the_rest(
     with pytest.raises(JobsFailed, match=r"2 of 3 jobs failed \(0, 2\)") as caught:
         carry_out(jobs, folder, launcher(folder))
     assert caught.value.exit_code == 3
+    assert str(caught.value).endswith(
+        f": see {folder.path / '0.log'}; with run_dir={folder.path} they are started again"
+    )
     assert folder.run(jobs[1]).finished
     assert "job 0 failed (exit code 3): short run: error: as was asked for" in capsys.readouterr().out
     states = {run.label: run.state for run in read_runs([folder.path])}
@@ -138,7 +141,7 @@ def test_carry_out__a_signal_ends_the_jobs_too(
     folder, jobs = sweep(tmp_path, ("lr=1", "epochs=100", "epoch_s=0.2"), ("lr=2",))
     timer = threading.Timer(1.5, os.kill, (os.getpid(), number))
     timer.start()
-    with pytest.raises(kind, match=f"^stopped by {number.name}; go on with run_dir={folder.path}$"):
+    with pytest.raises(kind, match=f"^stopped by {number.name}; resume with run_dir={folder.path}$"):
         carry_out(jobs, folder, launcher(folder))
     assert folder.read() == jobs  # nothing is noted as failed
     assert launcher(folder).find(jobs[0]) is None  # its process is gone

@@ -255,7 +255,7 @@ def test_search__run_without_a_figure_is_not_tried_again(launcher: Make, tmp_pat
     space: dict[str, BaseDistribution] = {"lr": CategoricalDistribution(["nan"])}
     for _ in range(2):
         study = shared(tmp_path, space, trials=1)
-        with pytest.raises(JobsFailed, match="1 of 1 jobs failed"):
+        with pytest.raises(JobsFailed, match="1 of 1 job failed"):
             search(study, launcher(study.folder)).carry_out()
         assert states(study) == [TrialState.FAIL]
 
@@ -313,7 +313,7 @@ def test_search__diverged_trials_are_the_worst(
 
 def test_search__all_trials_diverge(launcher: Make, tmp_path: Path) -> None:
     study = shared(tmp_path, trials=4)
-    with pytest.raises(TrainingError, match="none of the 4 trials finished: see "):
+    with pytest.raises(TrainingError, match="no trial of 4 finished: see the logs in "):
         search(study, launcher(study.folder), "diverges_from=0").carry_out()
 
 

@@ -58,16 +58,16 @@ def test_distribution__has_what_a_sweep_has(start: Decimal, step: Decimal, count
     [
         (
             "tag(log,range(0.1,1,0.1))",
-            "cannot be searched in: range() with tag(log,...) has whole numbers and steps of 1; take interval()",
+            "cannot be searched in: range() with tag(log,...) takes whole numbers in steps of 1; take interval()",
         ),
         (
             "tag(log,range(1,100,30))",
-            "cannot be searched in: range() with tag(log,...) has whole numbers and steps of 1",
+            "cannot be searched in: range() with tag(log,...) takes whole numbers in steps of 1",
         ),
-        ("tag(log,interval(0,1))", "cannot be searched in: "),
-        ("interval(2,1)", "has no value"),
-        ("range(3,1)", "has no value"),
-        ("glob(*)", "has no value"),
+        ("tag(log,interval(0,1))", "cannot be searched in: an interval with tag(log,...) begins above 0"),
+        ("interval(2,1)", "names no value"),
+        ("range(3,1)", "names no value"),
+        ("glob(*)", "names no value"),
     ],
 )
 def test_distribution__refused(values: str, what: str) -> None:

@@ -46,11 +46,11 @@ def test_latest__cut_short_falls_back_to_previous(tmp_path: Path, caplog: pytest
     content = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(content[:-7])
     assert step_of(files) == 0
-    assert "last.ckpt is cut short" in caplog.text
-    with pytest.raises(CheckpointError, match=r"cut short"):
+    assert "last.ckpt is truncated" in caplog.text
+    with pytest.raises(CheckpointError, match=r"truncated"):
         files.load_checkpoint(tmp_path / LAST)
     (tmp_path / PREVIOUS).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"no checkpoint is whole, last\.ckpt, previous\.ckpt are cut short"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint is whole: last\.ckpt, previous\.ckpt are truncated"):
         files.latest()
 
 

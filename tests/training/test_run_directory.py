@@ -111,7 +111,7 @@ def test_check__a_directory_that_may_not_be_looked_into(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "exists", refuse)
-    with pytest.raises(ConfigError, match=r"run: cannot be looked into \(Permission denied\); choose another"):
+    with pytest.raises(ConfigError, match=r"run: cannot be looked into \(Permission denied\); choose another run_dir"):
         RunDirectory(tmp_path / "run").check(make_config())
 
 
@@ -122,6 +122,12 @@ def test_read__damaged(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / name}: cannot be read, it is damaged")):
         run.read_metrics() if name == "metrics.json" else run.read_config()
+
+
+def test_read__what_is_not_damaged_is_not_called_so(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read \((it is a directory|Is a directory)"):
+        RunDirectory(tmp_path).read_config()
 
 
 def test_write_atomically__a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_check_same_files(tmp_path: Path) -> None:
                 continue
             here = socket.gethostname()
             assert found[case] == (
-                f"{file} is not the same for all processes: rank 1 on {here} has another than rank 0 on {here}; "
+                f"{file} is not the same for all ranks: rank 1 on {here} has another than rank 0 on {here}; "
                 "copy it to all machines anew"
             )
 

@@ -147,22 +147,22 @@ def job(monkeypatch: pytest.MonkeyPatch) -> None:
         ("echo RUNNING", ":", "job 7 was requeued"),
         # As SLURM does of an option in its configuration, or a locale.
         ("echo warning >&2; echo RUNNING", "echo warning >&2", "job 7 was requeued"),
-        ("echo COMPLETING", "exit 1", "SLURM is ending job 7 itself; should it not start again, go on with run_dir=x"),
+        ("echo COMPLETING", "exit 1", "SLURM is ending job 7 itself; should it not start again, resume with run_dir=x"),
         (":", "exit 1", "job 7 is not in the queue and was not requeued"),
         (
             "echo RUNNING",
             "echo 'slurm_requeue error:  Requested operation is disabled' >&2; exit 1",
-            "job 7 could not be requeued (slurm_requeue error: Requested operation is disabled): go on with run_dir=x",
+            "job 7 could not be requeued (slurm_requeue error: Requested operation is disabled): resume with run_dir=x",
         ),
         (
             "exit 3",
             ":",
-            "job 7 could not be requeued (squeue ended with exit code 3): go on with run_dir=x",
+            "job 7 could not be requeued (squeue ended with exit code 3): resume with run_dir=x",
         ),
         (
             "echo RUNNING",
             None,
-            "job 7 could not be requeued (scontrol cannot be run here: no such file or directory): go on with "
+            "job 7 could not be requeued (scontrol cannot be run here: no such file or directory): resume with "
             "run_dir=x",
         ),
     ],
@@ -173,7 +173,7 @@ def test_requeue__by_what_slurm_answers(
     command("squeue", squeue)
     if scontrol is not None:
         command("scontrol", scontrol)
-    assert requeue("go on with run_dir=x") == said
+    assert requeue("resume with run_dir=x") == said
 
 
 @pytest.mark.usefixtures("job")
@@ -199,7 +199,7 @@ def test_processes__tasks_of_another_number(devices: int, num_nodes: int) -> Non
 def test_processes__tasks_that_see_one_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """As --gpus-per-task=1 has it."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"trainer\.devices=8: this process sees 1 of the GPUs.*not --gpus-per-task"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=8: this process sees 1 GPU.*not --gpus-per-task"):
         Processes(OmegaConf.merge(config(devices=8, num_nodes=2), {"trainer": {"accelerator": "gpu"}}))
 
 
