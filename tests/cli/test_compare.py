@@ -86,7 +86,7 @@ def test_compare__terminal_without_the_letters_and_a_reader_that_leaves(runs: Pa
         ("gone", ["gone", "no such folder"]),
         ("runs figures=[val/acuracy]", ["val/acuracy", "val/accuracy"]),
         ("runs sort=val/acuracy", ["val/acuracy", "val/accuracy"]),
-        ("runs figures=val/accuracy", ["figures=val/accuracy", "a list of figures"]),
+        ("runs figures=val/accuracy", ["figures=val/accuracy", "want null or a list of metrics"]),
         ("runs format=html", ["format=html", "markdown, csv"]),
         ("runs output=gone/table.csv", ["output=", "there is no folder"]),
         ("runs output=runs", ["output=", "/runs: cannot be written (Is a directory); give another file"]),
