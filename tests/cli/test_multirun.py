@@ -161,7 +161,7 @@ def test_multirun__other_settings_in_a_run_directory(elsewhere: Path, capsys: py
 
 def test_multirun__other_commands_have_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["-m", "seed=1,2"]) == 2
-    assert "only mwa-train" in capsys.readouterr().err
+    assert "a flag of mwa-train alone" in capsys.readouterr().err
 
 
 @pytest.mark.slow
