@@ -105,3 +105,8 @@ def shorten(names: Iterable[str], most: int = 4) -> str:
     names = list(names)
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number with its noun: `1 image`, `2,000 images`; `several` is the plural that is not made with an s."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"

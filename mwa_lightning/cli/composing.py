@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mwa_lightning.cli.menu import choices_with, config_directory, group_options, groups_of
-from mwa_lightning.cli.overrides import parse_override, to_type, typed_value
+from mwa_lightning.cli.overrides import parse_override, typed_value
 from mwa_lightning.cli.schema import as_typed, check_values
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, shorten
 from mwa_lightning.plain_files import read_yaml
+from mwa_lightning.shell_words import to_type
 
 # Its keys are those of a class of another library, of which the YAML files name but some.
 ADDABLE = "trainer."

@@ -11,8 +11,9 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 
 from mwa_lightning.cli.menu import group_options
-from mwa_lightning.cli.overrides import parse_override, to_type
+from mwa_lightning.cli.overrides import parse_override
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.shell_words import to_type
 
 
 class _Menu:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mwa_lightning.errors import DataError, shorten
+from mwa_lightning.shell_words import typed
 
 # What a split is called in the names of files; the first is what a missing file is called in messages.
 _WORDS = {
@@ -61,8 +62,8 @@ class AnnotationNames:
                 names = [next(file.name for file in files.values() if file.is_file()) for files in best]
                 if len(names) > 1 and all(name.startswith("captions_") for name in names):  # of 2014 and 2017
                     raise DataError(
-                        f"{folder} holds {' and '.join(names)}, which divide the images into other splits: choose one, "
-                        f"data.annotations={(folder / names[0]).relative_to(root)}"
+                        f"{folder} holds {' and '.join(names)}, which divide the images into different splits: choose "
+                        f"one, such as {typed('data.annotations', (folder / names[0]).relative_to(root))}"
                     )
                 return folder
         return None

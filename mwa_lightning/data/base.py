@@ -28,7 +28,7 @@ from mwa_lightning.data.stores import DamagedShard
 from mwa_lightning.data.tokenizers import Tokenizer
 from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.data.worker_processes import WorkerContext, begin
-from mwa_lightning.errors import ConfigError, DataError
+from mwa_lightning.errors import ConfigError, DataError, counted
 
 SplitT = TypeVar("SplitT", RetrievalSplit, StatementSplit)
 
@@ -113,7 +113,10 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         if seed < 0:
             raise ConfigError(f"seed={seed}: give 0 or more")
         if len(crop_scale) != 2:
-            raise ConfigError(f"data.crop_scale={list(crop_scale)}: give two numbers, the least and the largest area")
+            raise ConfigError(
+                f"data.crop_scale={list(crop_scale)}: give two shares of an image's area, the lesser first, such as "
+                "[0.5,1.0]"
+            )
         self.layout = layout
         self.root = root
         if root is None and layout in BUILT_IN:
@@ -215,12 +218,12 @@ class SplitDataModule(lightning.LightningDataModule, Generic[SplitT]):
         assert self._source is not None, "setup comes first"
         if name in self._splits:
             return self._splits[name]
-        there = ", ".join(f"{split.name} ({len(split.pictures):,} images)" for split in self._splits.values())
+        there = ", ".join(f"{split.name} ({counted(len(split.pictures), 'image')})" for split in self._splits.values())
         file = self._source.file_of(name)
         missing = "" if file.exists() else "there is no such file; the data set has "
         problem = f"the split {name!r} has no items in {file}: {missing or 'it has '}{there or 'none'}"
         if name in ("train", "val", "test"):
-            raise DataError(f"{problem}; {self._source.without(name)}")
+            raise DataError(f"{problem}; {self._source.without(name, self._splits)}")
         raise ConfigError(f"{problem}; set split to one of these")
 
     def identity(self, name: str) -> SplitIdentity:

@@ -16,10 +16,10 @@ EXTRA = "pip install 'mwa-lightning[tables]'"
 
 _AS_CSV = "save it as .csv or .jsonl"
 _KINDS = (  # what a file begins with, what that is, and what to do; beside those of `file_kinds`
-    (b"\xd0\xcf\x11\xe0", "an Excel file of before 2007", "save it as .xlsx or .csv"),
-    (b"SQLite format 3", "an SQLite data base", _AS_CSV),
+    (b"\xd0\xcf\x11\xe0", "an Excel file in the form before 2007", "save it as .xlsx or .csv"),
+    (b"SQLite format 3", "an SQLite database", _AS_CSV),
     (b"\x89HDF", "an HDF5 file", _AS_CSV),
-    (b"\x93NUMPY", "an array of NumPy", _AS_CSV),
+    (b"\x93NUMPY", "a NumPy array", _AS_CSV),
     (b"ORC", "an ORC file", "save it as .parquet or .csv"),
     (b"Obj\x01", "an Avro file", "save it as .parquet or .csv"),
     *((b"\x80" + bytes([number]), "a Python pickle, which could run any code", _AS_CSV) for number in range(2, 6)),
@@ -54,7 +54,7 @@ def foreign(file: Path) -> str | None:
     what, advice = kind_of(head) or ("text", "")
     if what == "text":
         return None
-    helps = advice if advice.startswith(("unpack", "fetch", "git")) else "give the table of pictures and captions"
+    helps = advice if advice.startswith(("unpack", "fetch", "git")) else "give the table of images and texts"
     return f"{what}: {helps}"
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeGuard
 from mwa_lightning.data.foreign_json import what_it_is
 from mwa_lightning.data.problems import Problems, has_words
 from mwa_lightning.data.splitting import split_named
+from mwa_lightning.errors import counted
 
 ID_KEYS = ("cocoid", "imgid")
 
@@ -56,8 +57,8 @@ class Form:
         reads = self._form_of(data)
         if reads is None:
             what = what_it_is(data) or (
-                'no JSON of captions: want the list "images" at its top, of filename, split and sentences (Karpathy\'s '
-                "form), or COCO's captions, or a list of image and caption"
+                'no JSON of captions: give Karpathy\'s form, a list "images" of filename, split and sentences, or '
+                "COCO's form, or a list of objects with image and caption"
             )
             self.problems.add("not captions", f"{self.file} is {what}")
             return
@@ -131,7 +132,11 @@ class Form:
                 continue
             where = f"{where} ({name})"
             if image_id not in captions:
-                self._bad("image without captions", f"{where} has no caption: add one, or leave the image out")
+                self._bad(
+                    "image without captions",
+                    f"{where} has no caption: add one, or leave the image out",
+                    split=_split(image),
+                )
                 continue
             number = _number(image["id"])
             numbers = {} if number is None else {ID_KEYS[0]: number}
@@ -142,8 +147,8 @@ class Form:
         if captions:
             self._bad(
                 "unusable entry",
-                f"{self.file}: captions of {len(captions):,} images that it does not list, such as image_id "
-                f"{next(iter(captions))}: add these images, or leave the captions out",
+                f"{self.file}: captions of {counted(len(captions), 'image')} that it does not list, such as image_id "
+                f"{next(iter(captions))}: list what is missing, or leave these captions out",
             )
 
     def _listed(self, data: list[Any]) -> Iterator[Entry]:
@@ -151,14 +156,16 @@ class Form:
             where = f"{self.file}: [{i}]"
             path = record.get("image") if isinstance(record, dict) else None
             if not _is_text(path):
-                self._bad("unusable entry", f'{where} lacks the path "image": write image and caption')
+                self._bad("unusable entry", f'{where} lacks the path of its image: write "image" and "caption"')
                 continue
             where = f"{where} ({path})"
             given = record.get("caption")
             texts = [given] if isinstance(given, str) else given
             if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-                what = "holds a labelled statement (data=statements) where" if "label" in record else "lacks"
-                self._bad("unusable entry", f'{where} {what} a "caption", one or a list: add it', split=_split(record))
+                wrong = f'{where} lacks a "caption", a text or a list of texts: add it'
+                if "label" in record:
+                    wrong = f'{where} has a label and no "caption": add one, or take data=statements for labelled texts'
+                self._bad("unusable entry", wrong, split=_split(record))
                 continue
             captions: list[tuple[str, int | None]] = [
                 (text, None) for text in texts if self._worded(text, f"{where}: the caption", split=_split(record))
@@ -169,7 +176,7 @@ class Form:
     def _worded(self, text: str, what: str, *, split: str | None = None) -> bool:
         if text.strip() if self.official else has_words(text):
             return True
-        wrong = f"{what} has no words ({text!r}): write it out, or leave it out"
+        wrong = f"{what} has no words ({text[:40]!r}): write some, or leave it out"
         self._bad("caption without words", wrong, split=split)
         return False
 

@@ -12,6 +12,8 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
 from mwa_lightning.data.splitting import assign_splits, split_named
 from mwa_lightning.data.text_files import encoding_of
+from mwa_lightning.errors import counted, shorten
+from mwa_lightning.shell_words import typed
 
 
 def read_caption_json(
@@ -46,8 +48,8 @@ def read_caption_json(
     if official and entries and all(entry.split is None for entry in entries):
         problems.add(
             "no splits",
-            f"{files} does not say which images are to train, val and test: give it the name that its authors gave it, "
-            "or take data=karpathy, which splits it by a hash",
+            f"{files} does not say which images belong to train, val and test: give it the name that its authors gave "
+            "it, or take data=karpathy, which splits it by a hash",
         )
         return {}
     splits = _splits(entries, problems, val_share)
@@ -77,7 +79,10 @@ def read_caption_json(
             )
             count += 1
     for split, images in others.items():
-        problems.note(f"{files}: {images:,} entries are of the split {split!r}, which is none of train, val and test")
+        problems.note(
+            f"{shorten(map(str, given.values()))}: {counted(images, 'entry', 'entries')} of the split {split!r}, "
+            f"which is neither train, val nor test: {typed('split', split)} evaluates it"
+        )
     return {name: builder.build() for name, builder in builders.items()}
 
 

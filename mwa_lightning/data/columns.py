@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.splitting import split_named
 from mwa_lightning.data.tables import Table
 from mwa_lightning.errors import ConfigError, shorten
+from mwa_lightning.shell_words import item
 
 _THINGS = ("image", "img", "photo", "picture")
 _PARTS = ("path", "filepath", "filename", "file")
@@ -76,44 +78,43 @@ def find_columns(
     """
     named = _named(table, given or {})
     look = _Look(table, rows, is_picture)
-    twice = (
-        sorted({name for name in table.columns if table.columns.count(name) > 1}) if len(table.columns) < 1000 else []
-    )
     image = named.image or look.image()
     captions = named.captions or look.captions(image)
     split = named.split or look.split(image, captions)
     if image is None and table.bytes_columns:
         problems.add(
-            "pictures in a table",
-            f"{table.file} holds the pictures themselves ({shorten(table.bytes_columns)}), which are not read from "
+            "images in a table",
+            f"{table.file} holds the images themselves ({shorten(table.bytes_columns)}), which are not read from "
             "there: write each into a file, and the paths of these into a column",
         )
         return None
     if image is None or not captions:
-        what = "pictures" if image is None else "captions"
+        what = "images" if image is None else "captions"
         kind = "has the columns" if table.has_header else "has no header, and columns"
         problems.add(
             "unknown columns",
             f"{table.file} {kind} {shorten(table.columns, 12)}: say which holds the {what} by "
-            f"{look.proposal(image, captions, split)}"
+            f"{look.proposal(image, captions, named.split)}"
             + ("" if table.has_header else ", and put quotes around captions that have the delimiter in them"),
         )
         return None
     if twice := [name for name in (image, *captions, split) if name is not None and table.columns.count(name) > 1]:
-        problems.add("unknown columns", f"{table.file} has two columns named {shorten(twice)}: rename one")
+        problems.add(
+            "unknown columns", f"{table.file} has several columns named {shorten(dict.fromkeys(twice))}: rename them"
+        )
         return None
     if look.addresses(image):
         problems.add(
             "addresses",
-            f"{table.file}: the column {image!r} holds addresses, which are not fetched: download the pictures, for "
+            f"{table.file}: the column {image!r} holds addresses, which are not fetched: download the images, for "
             "example with img2dataset, and give a table of the files",
         )
         return None
     if given is None and not look.pictures(image) and (other := next(filter(look.pictures, captions), None)):
         problems.add(
             "columns the wrong way round",
-            f"{table.file}: the column {image!r} names no pictures, and {other!r} does: correct the header, or give "
-            f"{look.proposal(other, (image,), split)}",
+            f"{table.file}: the column {image!r} names no images, and {other!r} does: correct the header, or give "
+            f"{look.proposal(other, (image,), None)}",
         )
         return None
     return Columns(image, captions, split)
@@ -135,7 +136,7 @@ def _named(table: Table, given: Mapping[str, Any]) -> _Named:
         alike = [column for column in table.columns if folded(column) == folded(str(name))]
         if not exact and len(alike) != 1:
             raise ConfigError(
-                f"data.columns: {table.file} has no column {name!r} for {key}; it has {shorten(table.columns, 12)}"
+                f"data.columns: {table.file} has no column {name!r} for {key}: take one of {shorten(table.columns, 12)}"
             )
         return (exact or alike)[0]
 
@@ -200,13 +201,11 @@ class _Look:
         return next(iter([*called, *filled]), None)
 
     def proposal(self, image: str | None, captions: tuple[str, ...], split: str | None) -> str:
-        """What to type, with the names that are most likely."""
+        """What to type, with the names that are most likely; `split` where the user has named one."""
         image = image or next(filter(self.pictures, self._columns), None)
         texts = captions or tuple(self._texts(image)[:1])
-        parts = {"image": image or "NAME", "caption": texts[0] if texts else "NAME"}
-        if len(captions) > 1:
-            parts["caption"] = f"[{','.join(map(_quoted, captions))}]"
-        return f"data.columns='{{{', '.join(f'{key}: {_quoted(name)}' for key, name in parts.items())}}}'"
+        several = captions if len(captions) > 1 else texts[0] if texts else "NAME"
+        return columns_to_type({"image": image or "NAME", "caption": several} | ({"split": split} if split else {}))
 
     def _texts(self, image: str | None) -> list[str]:
         """Columns that may be captions: most cells hold letters, and few are alike."""
@@ -232,6 +231,10 @@ class _Look:
         return bool(cells) and 2 * sum(map(holds, cells)) > len(cells)
 
 
-def _quoted(name: str) -> str:
-    """A name as Hydra reads it in a value."""
-    return name if re.fullmatch(r"[\w.-]+|\[.*\]", name) else '"' + name.replace('"', '\\"') + '"'
+def columns_to_type(columns: Mapping[str, str | Sequence[str]]) -> str:
+    """The override that names these columns, as it is typed in a shell."""
+    names = {
+        role: item(name) if isinstance(name, str) else f"[{','.join(map(item, name))}]"
+        for role, name in columns.items()
+    }
+    return f"data.columns={shlex.quote('{' + ', '.join(f'{role}: {name}' for role, name in names.items()) + '}')}"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.text_files import TextLine
+from mwa_lightning.errors import counted
 
 DELIMITERS = {"\t": "tabs", "|": "pipes", ";": "semicolons", ",": "commas"}
 MOST_COLUMNS = 10_000
@@ -112,7 +113,7 @@ def read_delimited(
         if sample:
             problems.add(
                 "no columns",
-                f"{file}: no columns are seen in {sample[0].text[:60].strip()!r}: part them with tabs, pipes, "
+                f"{file}: no columns are seen in {sample[0].text[:60].strip()!r}: separate them by tabs, pipes, "
                 "semicolons or commas",
             )
         return None
@@ -166,7 +167,7 @@ def _table(
     if rows and len({folded(cell) for cell in rows[0].cells} & set(known)) > 1:
         width = len(rows[0].cells)
     if width > MOST_COLUMNS:
-        problems.add("no columns", f"{file} has {width:,} columns: a table of pictures has a few")
+        problems.add("no columns", f"{file} has {width:,} columns: a table of images has a few")
         return None
     return Delimited(part, width, _usable(file, _logical_rows(chain(sample, lines), part, quotings, width), problems))
 
@@ -261,4 +262,4 @@ def _cut(cells: list[str], width: int | None) -> list[str] | None:
 
 def _miscounted(cells: list[str], width: int | None, part: str) -> str:
     hint = f" (one with {_ONE.get(part, repr(part))} in it needs quotes)" if len(cells) > (width or 0) else ""
-    return f"has {len(cells)} cells where {width} are wanted{hint}: correct it"
+    return f"has {counted(len(cells), 'cell')}, the table has {counted(width or 0, 'column')}{hint}: correct it"

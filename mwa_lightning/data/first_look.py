@@ -11,7 +11,7 @@ from mwa_lightning.data.images import ImageReader
 from mwa_lightning.data.learnable import AnySplit, check_images_differ, check_learnable, shared_images
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.data.tokenizers import Tokenizer
-from mwa_lightning.errors import DataError
+from mwa_lightning.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,11 @@ def look_at_training(train: AnySplit, splits: Iterable[AnySplit], store: Picture
     for split in splits:
         if split.name != train.name and (count := shared_images(train, split)):
             logger.warning(
-                "%d of the %d images of the %s split are in the train split too: its metrics will be too high; "
-                "split by image, or leave the splits out of the table (mwa-prepare check=true lists them)",
-                count,
-                len(split.pictures),
+                "split %s: %s of %s also in the train split, so its metrics will be too high: give each image to one "
+                "split only (mwa-prepare check=true lists them)",
                 split.name,
+                f"{count:,}",
+                f"{counted(len(split.pictures), 'image')} {'is' if count == 1 else 'are'}",
             )
 
 
@@ -42,8 +42,8 @@ def look_at_texts(split: AnySplit, tokenizer: Tokenizer) -> None:
     for place, text in enumerate(split.texts):
         if not any(map(str.isalnum, text)) and not tokenizer.pieces([text])[0]:
             raise DataError(
-                f"split {split.name}: the text of {split.sample_id(place)}, {text!r}, has no tokens: write it out, "
-                "or leave it out"
+                f"split {split.name}: the text of {split.sample_id(place)}, {text!r}, has no tokens: write some "
+                "words, or leave it out"
             )
 
 

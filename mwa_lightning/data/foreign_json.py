@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_STATEMENTS = "write of each an image, a text and a label"
 VQA = (
     "questions and answers (VQA), which is no task here; what has few answers, such as yes and no, can be learned as "
-    f"labelled statements: {_STATEMENTS}, or name these columns, data=statements data.columns={{text: question, "
-    "label: answer}"
+    "labelled statements: give a table of image, question and answer, with data=statements "
+    "'data.columns={text: question, label: answer}'"
 )
 _BOXES = "boxes and masks of objects, without captions: take captions_train2017.json or the like"
 
@@ -69,7 +68,9 @@ def _listed(record: dict[str, Any] | None) -> str | None:
     if "conversations" in keys:
         return "conversations (LLaVA), which are no task here: write captions (data=pairs)"
     if "image_id" in keys and "caption" in keys and not keys & {"image", "images", "file_name"}:
-        return "captions without the names of images, as a model's results have them: add the path of each as image"
+        return (
+            "captions without the names of images, as a model's results have them: add the path of each image as image"
+        )
     return None
 
 

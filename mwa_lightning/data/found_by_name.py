@@ -16,7 +16,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import Pictures, RetrievalSplit
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
-from mwa_lightning.errors import shorten
+from mwa_lightning.errors import counted, shorten
 
 AnySplit = RetrievalSplit | StatementSplit
 
@@ -56,12 +56,12 @@ def find_by_name(splits: Mapping[str, AnySplit], *, store: PictureStore, problem
         some = next(iter(splits.values())).pictures.paths[0]
         problems.add(
             "missing image",
-            f"none of the {count:,} images lies in {store.folder}, such as {some}: unpack them there, or set "
-            "data.images to the folder that holds them",
+            f"{store.folder} holds no image of the {count:,} in the annotations, such as {some}: unpack them there, "
+            "or set data.images to the folder that holds them",
         )
     elif moved:
         was, now = next(iter(moved.items()))
-        problems.took(f"{len(moved):,} of {count:,} images were found by their names, such as {now} for {was}")
+        problems.took(f"{len(moved):,} of {counted(count, 'image')} found by name, such as {now} for {was}")
     return found
 
 
@@ -88,7 +88,7 @@ def _nearest(path: str, candidates: Iterable[str], problems: Problems) -> str:
     if len(best) > 1:
         problems.add(
             "image in two folders",
-            f"image {path} is there more than once ({shorten(best)}): set data.images to the folder to be used",
+            f"image {path} is there more than once ({shorten(best)}): set data.images to the folder that is meant",
         )
     return best[0] if best else path
 

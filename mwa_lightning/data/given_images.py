@@ -53,7 +53,7 @@ def as_picture(value: Any, rule: PictureRule | None = None) -> Image.Image:
         return _converted(_of_array(value), rule)
     hint = ": open it with PIL.Image.open(io.BytesIO(...))" if isinstance(value, bytes | bytearray) else ""
     raise DataError(
-        f"a picture is a PIL image, the path of a file, an array or a tensor, not {type(value).__name__}{hint}"
+        f"an image is a PIL image, the path of a file, an array or a tensor, not {type(value).__name__}{hint}"
     )
 
 
@@ -74,7 +74,7 @@ def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or 0 in array.shape:
-        raise DataError(f"an array of {shape} is no picture: give height x width x 3, or 3 x height x width")
+        raise DataError(f"an array of {shape} is no image: give height x width x 3, or 3 x height x width")
     last, first = array.shape[2] in _CHANNELS, array.shape[0] in _CHANNELS
     if last == first:
         why = "could have its channels first or last" if last else "has no axis of 1, 3 or 4 channels"
@@ -92,6 +92,6 @@ def _eight_bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.rint(np.ascontiguousarray(array, dtype=np.float64) * 255).astype(np.uint8)
     already = "; what is normalised already goes into the model as it is" if low < 0 else ""
     raise DataError(
-        f"an array of {array.dtype} with values from {low} to {high} is no picture: give uint8 from 0 to 255, or "
+        f"an array of {array.dtype} with values from {low} to {high} is no image: give uint8 from 0 to 255, or "
         f"fractions from 0 to 1{already}"
     )

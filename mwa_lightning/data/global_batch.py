@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ def kept_global_batch(saved: Mapping[str, Any], *, batch_size: int, processes: i
         least, rest = divmod(kept, processes)
         each = f"{least} or {least + 1}" if rest else f"{least}"
         logger.info(
-            "%s now, %d before: the global batch stays %d, %s samples a process; random numbers of the model, such as "
-            "dropout's, and what is chosen among a process's own samples are others from here on",
+            "%s now, %d before: the global batch stays %d, so that each has %s of its samples; random numbers of the "
+            "model, such as dropout's, and what is chosen among a process's own samples differ from here on",
             _count(processes),
             before,
             kept,
@@ -48,4 +48,4 @@ def kept_global_batch(saved: Mapping[str, Any], *, batch_size: int, processes: i
 
 
 def _count(processes: int) -> str:
-    return f"{processes} process" + ("es" if processes > 1 else "")
+    return counted(processes, "process", "processes")

@@ -159,7 +159,7 @@ def rule_of(text: str) -> PictureRule:
     """The rule that an adapter file says, in JSON; one's own where it says none. Raises ValueError if it is none."""
     says = json.loads(text)
     if not isinstance(says, dict) or says.keys() - {"exif", "scale_deep", "background"}:
-        raise ValueError("no rule for pictures")
+        raise ValueError("no rule for images")
     flags = {key: value is True for key, value in says.items() if key != "background"}
     return PictureRule(**flags, background=colour_of(says.get("background", list(WHITE))))
 
@@ -235,8 +235,8 @@ def _require_size(image: Image.Image, where: str) -> None:
 
 def _too_large(where: str) -> DataError:
     return DataError(
-        f"{where} has more than {MAX_PIXELS:,} pixels, or more than {MAX_SIDE:,} in a row or column, as attacks do: "
-        "scale it down, or leave it out"
+        f"{where} has more than {MAX_PIXELS:,} pixels, or more than {MAX_SIDE:,} in a row or column, which may fill "
+        "the memory: scale it down, or leave it out"
     )
 
 
@@ -259,9 +259,9 @@ def _what_it_is(file: BinaryIO) -> str:
 
 def _not_opened(path: str, error: OSError, store: PictureStore) -> DataError:
     if isinstance(error, NotAFile):
-        return DataError(f"image {path} cannot be read ({error.strerror}): put the picture there, or leave it out")
+        return DataError(f"image {path} cannot be read ({error.strerror}): put an image file there, or leave it out")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        meant = store.meant(path) or "put the file there, or correct data.root or the annotations"
+        meant = store.meant(path) or "put the file there, or correct data.root, data.images or the annotations"
         return MissingImage(f"image {path} is missing: {meant}")
     if isinstance(error, PermissionError):
         return DataError(f"image {path} may not be read: give this user the right to read it")

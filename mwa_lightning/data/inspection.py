@@ -24,7 +24,7 @@ from mwa_lightning.data.sources import Source, source_of
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import DamagedShard, MissingImage
 from mwa_lightning.data.worker_processes import end_with_parent
-from mwa_lightning.errors import DataError, one_line
+from mwa_lightning.errors import DataError, counted, one_line
 from mwa_lightning.whole_files import file_sha256
 
 AnySplit = RetrievalSplit | StatementSplit
@@ -129,19 +129,19 @@ def format_report(report: Report, *, most: int = 20) -> str:
     lines += [f"read as: {line}" for line in report.read_as]
     for split in report.splits:
         labels = ", ".join(f"{name} {count:,}" for name, count in split.labels.items())
-        samples = f"{split.samples:,} {split.samples_are}" + (f" ({labels})" if labels else "")
-        lines.append(f"{split.name}: {split.images:,} images, {samples}, sha256 of names {split.names_sha256}")
+        samples = counted(split.samples, split.samples_are[:-1]) + (f" ({labels})" if labels else "")
+        lines.append(f"{split.name}: {counted(split.images, 'image')}, {samples}, sha256 of names {split.names_sha256}")
     for kind, count in Counter(problem.kind for problem in report.problems).items():
         lines.append(f"{kind}: {count:,}")
         lines += _some([problem.message for problem in report.problems if problem.kind == kind], most)
     if report.shared_pictures:
         lines.append(
-            f"same picture in two splits (a run warns: metrics will be too high): {len(report.shared_pictures):,}"
+            f"same image in two splits (no error, but metrics may be too high): {len(report.shared_pictures):,}"
         )
         lines += _some(report.shared_pictures, most)
     lines += map(one_line, report.notes)
-    ends = [f"{len(report.problems):,} problems"] if report.problems else []
-    ends += [f"{len(report.shared_pictures):,} pictures in two splits"] if report.shared_pictures else []
+    ends = [counted(len(report.problems), "problem")] if report.problems else []
+    ends += [f"{counted(len(report.shared_pictures), 'image')} in two splits"] if report.shared_pictures else []
     lines.append(", ".join(ends) or "no problems")
     return "\n".join(lines)
 
@@ -149,10 +149,10 @@ def format_report(report: Report, *, most: int = 20) -> str:
 def _note_missing_splits(splits: Mapping[str, AnySplit], source: Source, problems: Problems) -> None:
     """Say what a split that is not there would be needed for; a data set without any is of no use."""
     if not splits and not problems.found:
-        problems.add("empty", f"{source.annotations} has no items: add some")
+        problems.add("empty", f"{source.annotations} lists nothing: add images and their texts")
     for name in _SPLITS if splits else ():
         if name not in splits and (name != "val" or "train" in splits):
-            problems.note(f"no {name} split: {source.without(name)}")
+            problems.note(f"no {name} split: {source.without(name, splits)}")
 
 
 def _some(messages: list[str], most: int) -> list[str]:
@@ -173,11 +173,11 @@ def _examine_images(
 ) -> dict[str, bytes]:
     """Decode each image once; the digest of each that can be. What else was seen becomes notes."""
     paths = list(dict.fromkeys(picture.path for split in splits.values() for picture in split.pictures))
-    laid = "lose their alpha" if reader.background is None else f"are laid on rgb{reader.background}"
-    notes = {
-        "outside": f"lie outside of {reader.store.folder}: shards= wants shards_outside=true for them",
-        "transparent": f"are transparent somewhere: they {laid} (data.background)",
-        "flat": "are of one colour, or nearly so: look at them",
+    laid = "their alpha is dropped" if reader.background is None else f"they are laid on rgb{reader.background}"
+    notes = {  # what they are, and what is done or to be done about them
+        "outside": (f"images outside of {reader.store.folder}", "shards=DIR takes them only with shards_outside=true"),
+        "transparent": ("images that are transparent somewhere", f"{laid} (data.background)"),
+        "flat": ("images of one colour, or nearly so", "look whether they are as they should be"),
     }
     seen: dict[str, list[str]] = {note: [] for note in notes}
     digests = {}
@@ -192,7 +192,8 @@ def _examine_images(
             advance()
     for note, of in seen.items():
         if of:
-            problems.note(f"{len(of):,} images, {of[0]} the first, {notes[note]}")
+            what, then = notes[note]
+            problems.note(f"{what}: {len(of):,}, {of[0]} the first; {then}")
     return digests
 
 
@@ -210,7 +211,7 @@ def _examined(paths: list[str], reader: ImageReader, workers: int) -> Generator[
             process.kill()  # those that did start would wait for ever, and this one for them
             process.join()
         raise DataError(
-            f"data.num_workers={workers} processes cannot be started ({error.strerror}): take fewer"
+            f"data.num_workers={workers}: so many processes cannot be started ({error.strerror}): take fewer"
         ) from error
     except BrokenProcessPool as error:
         raise DataError(

@@ -55,7 +55,7 @@ def read_json(file: Path, encoding: Encoding, problems: Problems) -> Any:
         problems.add(
             "not JSON",
             f"{file} has {size / 1e9:.1f} GB, and a JSON is read whole, up to {MOST_BYTES / 1e9:.0f} GB: write it as "
-            "JSONL, an object a line",
+            "JSONL, one object in each line",
         )
         return None
     try:
@@ -69,7 +69,7 @@ def read_json(file: Path, encoding: Encoding, problems: Problems) -> Any:
         problems.add("not JSON", f"{file} is not JSON ({reason}): correct it, or fetch it again")
         return None
     if data is None:
-        problems.add("not JSON", f"{file} holds but null: fetch it again")
+        problems.add("not JSON", f"{file} holds only null: fetch it again")
     return data
 
 

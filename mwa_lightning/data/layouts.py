@@ -63,8 +63,8 @@ def layout_named(name: str) -> Layout:
 def _read_captions(source: Source, problems: Problems) -> Splits:
     if not source.official and source.annotations.name.startswith("captions_"):
         problems.note(
-            f"{source.annotations} is named as COCO's own captions are: data=coco finds their pictures, whichever "
-            "folder they lie in"
+            f"{source.annotations} is named as COCO's own captions are: data=coco finds their images in whichever "
+            "folder they lie"
         )
     return read_caption_json(
         source.split_files() or source.annotations,

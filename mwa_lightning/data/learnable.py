@@ -24,20 +24,20 @@ def check_learnable(split: AnySplit) -> None:
     of_one_view = not isinstance(split, StatementSplit) or len(np.unique(split.statements.image_index, axis=0)) < 2
     if of_one_view and all(text == first for text in split.texts):
         raise DataError(
-            f"split {split.name}: all {len(split):,} {split.samples_are} are {first!r}: there is nothing to "
-            "learn from one text; give others"
+            f"split {split.name}: all {len(split):,} {split.samples_are} are {first[:80]!r}: there is nothing "
+            "to learn from one text; give others"
         )
     if isinstance(split, StatementSplit):
         labels = np.unique(split.statements.labels)
         if len(labels) < 2:
             raise DataError(
                 f"split {split.name}: all {len(split):,} statements are labelled {split.classes[int(labels[0])]!r}: "
-                "there is nothing to learn from one class; give statements of others"
+                "there is nothing to learn from one class; give statements of other classes too"
             )
     elif len(np.unique(split.captions.image_index)) < 2:
         raise DataError(
             f"split {split.name}: all {len(split):,} captions are of one image, {split.pictures.names[0]}: there are "
-            "no negatives to learn from; give captions of other images"
+            "no negatives to learn from; give captions of other images too"
         )
 
 
@@ -55,9 +55,14 @@ def check_images_differ(split: AnySplit, store: PictureStore) -> None:
         if first is not None and content != first:
             return
         first = content
+    count = len(split.pictures)
+    compared = len(spread(count))
+    which = (
+        f"its {count:,} images" if compared == count else f"the {compared} of its {count:,} images that were compared"
+    )
     raise DataError(
-        f"split {split.name}: its {len(split.pictures):,} images are one and the same file, such as "
-        f"{split.pictures.names[0]}: there are no negatives to learn from; give others"
+        f"split {split.name}: {which} have the same content, that of {split.pictures.names[0]}: there are no negatives "
+        "to learn from; give different images"
     )
 
 

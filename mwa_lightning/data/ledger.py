@@ -90,8 +90,8 @@ class Ledger:
         if count > self.max_bad_images:
             message = next(iter(new.values()), error)
             raise DataError(
-                f"{message} ({count} unreadable, data.max_bad_images={self.max_bad_images}: mwa-prepare "
-                "check=true lists all)"
+                f"{message} ({count} unreadable, data.max_bad_images={self.max_bad_images}: "
+                "mwa-prepare check=true lists all)"
             )
         for place, message in enumerate(new.values(), start=count - len(new) + 1):
             logger.warning("replaced by the next sample: %s (%d so far)", message, place)
@@ -106,6 +106,4 @@ class Ledger:
         """Log how many texts were cut, if any were."""
         counts = [f"{count:,} of {split}" for split, count in self.truncated.items() if count]
         if counts:
-            logger.info(
-                "texts cut to %d tokens, those of every epoch counted: %s", self.tokenizer.max_length, ", ".join(counts)
-            )
+            logger.info("truncated texts, counted anew in every epoch: %s", ", ".join(counts))

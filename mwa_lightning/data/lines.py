@@ -40,7 +40,7 @@ def read_lines(file: Path, *, wanted: str, problems: Problems) -> Iterator[Line]
             record = json.loads(text)
         except json.JSONDecodeError as error:
             column = f"line {number} column {error.colno}: {error.msg}"
-            problems.bad_row("not JSON", f"{file} is not JSONL ({column}): write an object a line")
+            problems.bad_row("not JSON", f"{file} is not JSONL ({column}): write one object in each line")
         except ValueError:
             problems.bad_row("not JSON", f"{where} holds a number of too many digits: write {wanted}")
         except RecursionError:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from mwa_lightning.errors import DataError
+from mwa_lightning.errors import DataError, counted
 
 
 class Follow(Protocol):
@@ -37,8 +37,8 @@ def reading_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         if "start new thread" not in str(error):
             raise
         raise DataError(
-            f"the {count} threads that read cannot be started: allow this process more memory (ulimit -v) or more "
-            "threads (ulimit -u)"
+            f"the {counted(count, 'thread')} to read files cannot be started: allow this process more memory (ulimit "
+            "-v) or more threads (ulimit -u)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -20,6 +20,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.tables import read_rows
+from mwa_lightning.errors import counted
 
 OFFICIAL_NAMES = {"train": "train", "val": "dev", "test": "test1"}
 NAMES = AnnotationNames(
@@ -65,6 +66,7 @@ def read_nlvr2(
             continue
         identifiers: set[str] = set()
         known, count = len(problems.found), 0
+        problems.split = split
         for line in read_rows(file, wanted=_WANTED, known=_KEYS, problems=problems):
             count += 1
             if "identifier" in line.record or "images" not in line.record:
@@ -87,7 +89,8 @@ def read_nlvr2(
             )
         if not count and len(problems.found) == known:
             problems.add("no statements", f"{file} lists no statements: fetch it again")
-        subsets[split] = dict(_subsets(annotations, split, identifiers, problems))
+        problems.split = None
+        subsets[split] = dict(_subsets(annotations, split, file, identifiers, problems))
     return reader.build(subsets)
 
 
@@ -129,7 +132,7 @@ def _group(identifier: str) -> str:
 
 
 def _subsets(
-    annotations: Path, split: str, identifiers: set[str], problems: Problems
+    annotations: Path, split: str, whole: Path, identifiers: set[str], problems: Problems
 ) -> Iterator[tuple[str, set[str]]]:
     for name, file in subset_files(annotations, split).items():
         members = {
@@ -139,7 +142,6 @@ def _subsets(
         strangers = len(members - identifiers)
         if strangers:
             problems.note(
-                f"{file}: {strangers:,} of {len(members):,} identifiers are not in {OFFICIAL_NAMES[split]}.json "
-                "and do not count"
+                f"{file}: {strangers:,} of {counted(len(members), 'identifier')} not in {whole.name}: left out"
             )
         yield name, members

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -25,6 +26,7 @@ from mwa_lightning.data.table_files import TableFile, siblings
 from mwa_lightning.data.tables import open_table
 from mwa_lightning.data.text_beside import read_text_beside
 from mwa_lightning.errors import shorten
+from mwa_lightning.shell_words import item, typed
 
 _WANTED = "image and caption"
 _LOOKED_AT = 100  # rows that tell which column is which
@@ -70,13 +72,13 @@ def read_pairs(
     entries = [entry for table in tables for entry in _entries(table, store, columns, problems, alone=alone)]
     if not entries and not problems.found:
         files = ", ".join(str(table.file) for table in tables)
-        problems.add("no images", f"{files} lists no pictures: write a row of image and caption for each")
+        problems.add("no images", f"no images are listed in {files}: write a row of image and caption for each")
     entries = _with_lists(entries, tables, problems)
     usable = [entry for entry in entries if entry.captions]
     places = [(entry.where, entry.split, entry.path) for entry in usable]
     splits = assign_splits(places, problems, val_share=val_share)
     if usable and all(entry.split is None for entry in usable):
-        _note_split_by_hash(tables, problems)
+        _note_split_by_hash(tables, store, problems)
     split_of = {entry.path: split for entry, split in zip(usable, splits, strict=True) if split is not None}
     for entry in entries:
         for kind, message in entry.wrong:
@@ -97,14 +99,16 @@ def read_pairs(
     return {name: builders[name].build() for name in ("train", "val", "test") if name in builders}
 
 
-def _note_split_by_hash(tables: Sequence[TableFile], problems: Problems) -> None:
-    problems.took("split by a hash of the pictures' paths: 90 % train, 5 % val, 5 % test")
+def _note_split_by_hash(tables: Sequence[TableFile], store: PictureStore, problems: Problems) -> None:
+    problems.took("split by a hash of the images' paths: 90 % train, 5 % val, 5 % test")
     beside = siblings(tables[0].file) if len(tables) == 1 and tables[0].file.is_file() else []
     if len(beside) > 1:
-        names = ",".join(file.name for file in beside)
+        root = store.data_root or tables[0].file.parent
+        names = ",".join(item(os.path.relpath(file, root)) for file in beside)
         problems.note(
-            f"{tables[0].file} is split by a hash of its pictures, and {shorten(_others(tables[0], beside))} beside it "
-            f"not used: if these are the splits, give data.annotations=[{names}]"
+            f"{tables[0].file} is split by a hash of its images; not used: {shorten(_others(tables[0], beside))} "
+            f"beside it. If these are the splits, give {typed('data.root', root)} "
+            f"{shlex.quote(f'data.annotations=[{names}]')}"
         )
 
 
@@ -118,7 +122,8 @@ def _entries(
     """The rows of a table; what is wrong with one is in it, to be told when its split is known."""
     if table.file.is_dir():
         for path, where, captions, split in read_text_beside(table.file, problems):
-            empty = [] if captions else [("caption without words", f"{where} has no caption: write it, or remove it")]
+            missing = f"{where} has no caption: write one, or remove this file"
+            empty = [] if captions else [("caption without words", missing)]
             yield _entry(where, path, captions, split, empty)
         return
     problems.split = table.split
@@ -149,22 +154,26 @@ def _entries(
 
 def _of_row(row: Line, columns: Columns, table: TableFile, problems: Problems) -> Iterator[_Entry]:
     path = _image(value_in(row.record, columns.image, IMAGE_NAMES))
+    split, named = table.split, row.record.get(columns.split) if columns.split is not None else None
+    in_row = split_named(str(named))
     if path is None:
-        problems.bad_row("unusable entry", f"{row.where} lacks the path of an image ({columns.image}): add it")
+        wanted = f"{row.where} lacks the path of an image ({columns.image}): add it"
+        problems.bad_row("unusable entry", wanted, split=split or in_row)
         return
     where = f"{row.where} ({path})"
     if is_address(path):
-        problems.bad_row("address", f"{where} is an address, which is not fetched: download it and name the file")
+        address = f"{where} is an address, which is not fetched: download the image, and name its file"
+        problems.bad_row("address", address, split=split or in_row)
         return
     wrong: list[tuple[str, str]] = []
-    split, named = table.split, row.record.get(columns.split) if columns.split is not None else None
-    if columns.split is not None and str(named or "").strip():
-        in_row = split_named(str(named))
+    if str(named or "").strip():
         if in_row is None:
             problems.bad_row("unusable entry", f"{where} is of the split {str(named)!r}: write train, val or test")
             return
         if split is not None and in_row != split:
-            problems.bad_row("unusable entry", f"{where} is of the split {named!r} in the table of {split}: correct it")
+            problems.bad_row(
+                "unusable entry", f"{where} is of the split {str(named)!r} in the table of {split}: correct it"
+            )
             return
         split = in_row
     try:
@@ -185,7 +194,7 @@ def _entry(where: str, path: str, captions: list[str], split: str | None, wrong:
         if has_words(text):
             worded.append(text)
             continue
-        said = f"{where}: the caption has no words ({text[:40]!r}): write it out, or leave it out"
+        said = f"{where}: the caption has no words ({text[:40]!r}): write some, or leave it out"
         wrong.append(("caption without words", said))
     return _Entry(where, os.path.normpath(path), worded, split, wrong)
 
@@ -251,13 +260,13 @@ def _described(columns: Columns, has_header: bool) -> str:
     name = repr if has_header else str
     what = "" if has_header else "column "
     captions = ", ".join(map(name, columns.captions))
-    return f"pictures in {what}{name(columns.image)}, captions in {what}{captions}"
+    return f"images in {what}{name(columns.image)}, captions in {what}{captions}"
 
 
 def _splits_from(table: TableFile, columns: Columns) -> str:
     if columns.split is not None:
         return f"splits in {columns.split!r}"
-    return f"all of {table.split}" if table.split is not None else "no column of the split"
+    return f"all of {table.split}" if table.split is not None else "no column of splits"
 
 
 def _with_lists(entries: list[_Entry], tables: Sequence[TableFile], problems: Problems) -> list[_Entry]:
@@ -272,7 +281,7 @@ def _with_lists(entries: list[_Entry], tables: Sequence[TableFile], problems: Pr
             return entries
         folders = ", ".join(sorted(set(tops.values())))
         problems.note(
-            f"{tables[0].file} has no split: each picture is of the split that its folder is named after ({folders})"
+            f"{tables[0].file} has no split: each image is of the split that its folder is named after ({folders})"
         )
         listed = {path: split for path, split in named.items() if split is not None}
     return [replace(entry, split=listed[entry.path]) for entry in entries if entry.path in listed]

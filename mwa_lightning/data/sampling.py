@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, counted
 
 _STREAM = 0  # keeps these random numbers apart from those of the augmentation
 
@@ -67,14 +67,14 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         if batch_size < smallest or length < smallest:
             what = f"data.batch_size={batch_size}"
             if batch_size >= smallest:
-                what = f"a training split of {length} captions"
+                what = f"a training split of {counted(length, 'caption')}"
             raise ConfigError(
                 f"{what} gives global batches of one, which have no negatives for the contrastive loss: give at least 2"
             )
         if batch_size < world_size:
             raise ConfigError(
                 f"a global batch of {batch_size} is less than one sample for each of the {world_size} "
-                "devices: raise data.batch_size"
+                "processes: raise data.batch_size, or take fewer processes"
             )
         self.length = length
         self.batch_size = batch_size
@@ -142,8 +142,8 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         for name in ("length", "batch_size", "seed"):
             if state[name] != ours[name]:
                 raise ConfigError(
-                    f"the checkpoint was made with {_KNOBS[name]} {state[name]}, the run has {ours[name]}: "
-                    "go on with the former, or start anew"
+                    f"the checkpoint was made with {_KNOBS[name]} {state[name]}, this run has {ours[name]}: "
+                    "give what it was made with, or start anew with another run_dir"
                 )
         self.epoch = int(state["epoch"])
         self.next_batch = int(state["next_batch"])

@@ -79,7 +79,7 @@ def write_scenes_nlvr2(root: Path, *, domain: str, seed: int, train: int, dev: i
     counts = dict(zip(_NLVR2_SPLITS, (train, dev, test), strict=True))
     for split, count in counts.items():
         if count % STATEMENTS_PER_GROUP:
-            raise ConfigError(f"scenes: {split}={count} statements; give a multiple of {STATEMENTS_PER_GROUP}")
+            raise ConfigError(f"scenes: {split}={count} statements: give a multiple of {STATEMENTS_PER_GROUP}")
     _write_once(root, "nlvr2", domain, seed, counts, lambda files: _nlvr2(files, domain, seed, counts))
 
 
@@ -151,10 +151,10 @@ def _write_once(
 ) -> None:
     """Write the files, with the record of what they are last, unless they are there with the same parameters."""
     if domain not in DOMAINS:
-        raise ConfigError(f"scenes: domain {domain!r} is unknown; choose one of {', '.join(DOMAINS)}")
+        raise ConfigError(f"data.domain={domain} is unknown: choose one of {', '.join(DOMAINS)}")
     for name, value in {"seed": seed, **counts}.items():
         if value < 0:
-            raise ConfigError(f"scenes: {name}={value}; give 0 or more")
+            raise ConfigError(f"scenes: {name}={value}: give 0 or more")
     parameters = {"version": VERSION, "layout": layout, "domain": domain, "seed": seed, **counts}
     root = Path(os.path.realpath(root))  # the end of a link, which stays
     while _recorded_parameters(root) != parameters:

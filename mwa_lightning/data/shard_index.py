@@ -119,7 +119,7 @@ def unpacked(content: bytes) -> Index:
     if version != VERSION:
         raise OtherVersion(f"is of version {version}, and this mwa_lightning reads version {VERSION}")
     if not isinstance(about.get("layout"), str) or not isinstance(about.get("shard_bytes"), int):
-        raise Contradiction("it says no layout and size of shards")
+        raise Contradiction("it lacks the layout or the size of shards")
     _require_lists(arrays)
     paths = Strings.unpacked(arrays.pop("path_bytes"), arrays.pop("path_ends"))
     try:
@@ -143,10 +143,10 @@ def _require_lists(arrays: Mapping[str, np.ndarray]) -> None:
             raise Contradiction(f"{name} is no list of whole numbers")
     for names in (_OF_PATHS, _OF_IMAGES):
         if len({len(arrays[name]) for name in names}) > 1:
-            raise Contradiction(f"{', '.join(names)} have not the same length")
+            raise Contradiction(f"{', '.join(names)} differ in length")
     ends = arrays["path_ends"]
     if (np.diff(ends, prepend=0) < 0).any() or len(arrays["path_bytes"]) != (ends[-1] if len(ends) else 0):
-        raise Contradiction("its paths have no ends")
+        raise Contradiction("its paths do not end where it says")
 
 
 def _require_sense(index: Index) -> None:
@@ -165,4 +165,4 @@ def _require_sense(index: Index) -> None:
         "shards of an impossible size": index.shard_sizes >= 0,
     }.items():
         if wrong := int((~right).sum()):
-            raise Contradiction(f"it has {wrong:,} {what}")
+            raise Contradiction(f"{what}: {wrong:,}")

@@ -128,7 +128,9 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     except Taken:
         raise DataError(f"shards={folder} is being written by another process: wait for it") from None
     except NotEmpty:
-        raise DataError(f"shards={folder} has just been written by another process") from None
+        raise DataError(
+            f"shards={folder} has just been filled by another process: start the same command again to compare it"
+        ) from None
 
 
 def _images(splits: Iterable[RetrievalSplit | StatementSplit]) -> Iterator[_Image]:
@@ -178,13 +180,13 @@ def _require_all(
         except OSError as error:
             why = f"{error.strerror}; "
         raise DataError(
-            f"{len(missing):,} of {len(images):,} images are missing, {missing[0]} the first ({why}mwa-prepare "
+            f"images are missing, {len(missing):,} of {len(images):,}, {missing[0]} the first ({why}mwa-prepare "
             "check=true lists all): put them there, or leave them out of the annotations"
         )
     if elsewhere:
         raise DataError(
-            f"{len(elsewhere):,} of {len(images):,} images lie outside of {store.folder}, {elsewhere[0]} the first "
-            "(links count where they lead): shards are often passed on, so look whether all of them may be; "
+            f"images lie outside of {store.folder}, {len(elsewhere):,} of {len(images):,}, {elsewhere[0]} the first "
+            "(links count where they lead): shards are often passed on, so look whether these may be; "
             "shards_outside=true takes them"
         )
 

@@ -32,7 +32,7 @@ from mwa_lightning.data.long_work import Follow, reading_threads, unseen
 from mwa_lightning.data.shard_index import Contradiction, Index, OtherVersion, member_key, shard_name, unpacked
 from mwa_lightning.data.stores import DamagedShard, MissingImage, PictureStore
 from mwa_lightning.data.table_files import TARS
-from mwa_lightning.errors import DataError
+from mwa_lightning.errors import DataError, counted
 from mwa_lightning.regular_files import open_descriptor, read_file, require_file
 from mwa_lightning.whole_files import file_sha256
 
@@ -174,7 +174,7 @@ class Shards(PictureStore):
 
     def _size_problem(self, number: int) -> str:
         shard, wanted = self._shard(number), int(self.index.shard_sizes[number])
-        holds = f"it holds {int((self.index.shards == number).sum()):,} images"
+        holds = f"it holds {counted(int((self.index.shards == number).sum()), 'image')}"
         try:
             require_file(shard)
             size = shard.stat().st_size
@@ -196,7 +196,7 @@ class Shards(PictureStore):
         wrong = [member_key(member) for member in members if not self._is_member(member)]
         if not wrong:
             return ""
-        other = f"does not hold what {INDEX} says of {len(wrong):,} images, {wrong[0]} the first"
+        other = f"does not hold what {INDEX} says of {counted(len(wrong), 'image')}, {wrong[0]} the first"
         return f"{self._shard(number)} {other}: {_AGAIN}"
 
     def _is_member(self, member: int) -> bool:
@@ -237,9 +237,10 @@ def open_shards(folder: Path) -> Shards:
     if INDEX not in sums:
         if any(folder.glob("[0-9]*.tar")):
             raise DataError(f"data.shards={folder} holds {TARS}")
+        lacks = f"its {SUMS} names no {INDEX}" if sums else f"it has no list of files, {SUMS}"
         raise DataError(
-            f"data.shards={folder}: holds no shards of a data set, or not all of them: its {SUMS} names no {INDEX}; "
-            "give the folder that mwa-prepare shards=DIR made"
+            f"data.shards={folder} holds no shards of a data set, or not all of them ({lacks}): give the folder that "
+            "mwa-prepare shards=DIR made"
         )
     shards = Shards(folder, _read_index(folder / INDEX, sums[INDEX]), sums)
     shards.require_sums(map(shard_name, range(len(shards.index.shard_sizes))))

@@ -15,6 +15,7 @@ from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.statement_reader import StatementReader
 from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.tables import read_rows
+from mwa_lightning.errors import counted
 
 # In the order of ALBEF's and ModeX's heads.
 CLASSES = ("contradiction", "neutral", "entailment")
@@ -52,6 +53,7 @@ def read_snli_ve(
             continue
         left_out = count = 0
         known = len(problems.found)
+        problems.split = split
         for line in read_rows(file, wanted=_WANTED, known=(*_IMAGE, *_TEXT, *_LABEL), problems=problems):
             count += 1
             image, text, label = (_first(line.record, names) for names in (_IMAGE, _TEXT, _LABEL))
@@ -69,9 +71,10 @@ def read_snli_ve(
                     images=[f"{str(image).strip().removesuffix('.jpg')}.jpg"],
                 )
         if left_out:
-            problems.note(f'{file}: {left_out:,} lines with the label "{_NO_AGREEMENT}" are left out')
+            problems.note(f'{file}: left out {counted(left_out, "line")} with the label "{_NO_AGREEMENT}"')
         if not count and len(problems.found) == known:
             problems.add("no statements", f"{file} lists no statements: fetch it again")
+    problems.split = None
     return reader.build()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -18,7 +18,8 @@ from mwa_lightning.data.statements import class_names
 from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
 from mwa_lightning.data.table_files import TableFile, split_lists, tables_at
-from mwa_lightning.errors import ConfigError, DataError, shorten
+from mwa_lightning.errors import ConfigError, DataError, counted, shorten
+from mwa_lightning.shell_words import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Source:
                 splits = cast(Splits, find_by_name(splits, store=self.store, problems=problems))
         splits = cast(Splits, leave_out_missing(splits, store=self.store, problems=problems))
         if problems.skipped:
-            rows = f"{len(problems.skipped):,} rows that cannot be used are left out"
+            rows = f"left out {counted(len(problems.skipped), 'row')} of no use"
             problems.note(f"{self.annotations}: {rows} (data.skip_bad_rows), the first: {problems.skipped[0]}")
         return splits
 
@@ -96,15 +97,16 @@ class Source:
                 return table.file
         return LAYOUTS[self.layout].split_files(self.annotations).get(split, self.annotations)
 
-    def without(self, split: str) -> str:
-        """What to do about a split that is not there, where others are."""
+    def without(self, split: str, there: Collection[str]) -> str:
+        """What to do about a split that is not there, where those that are `there` are."""
         if split == "train":
-            return "mwa-eval takes this data set, mwa-train cannot"
+            return "mwa-train needs one; mwa-eval does not"
         if split == "test":
-            return "name another to be measured, such as split=val"
-        own = self.tables or LAYOUTS[self.layout].own
-        way = "data.val_share=0.05 makes one of 5 % of train, by a hash of the images" if own else "add some"
-        return f"mwa-train needs one: {way}"
+            other = next((name for name in ("val", *there) if name in there), None)
+            return "add one to the annotations" if other is None else f"{typed('split', other)} evaluates another"
+        if "train" in there and (self.tables or LAYOUTS[self.layout].own):
+            return "mwa-train needs one: data.val_share=0.05 makes one of 5 % of train, by a hash of the images"
+        return "mwa-train needs one: add it to the annotations"
 
     def image_reader(self, *, exif: bool | None, background: str | Sequence[int] | None = "auto") -> ImageReader:
         """How its images are read.
@@ -161,7 +163,9 @@ def find_source(
         source = _source_in_shards(Path(shards).expanduser(), layout=layout, classes=classes)
         return replace(source, columns=columns, val_share=val_share)
     if not form.tables and not isinstance(annotations, str | Path | None):
-        raise ConfigError(f"data.annotations={annotations}: data={layout} has one name there")
+        raise ConfigError(
+            f"data.annotations names several files, and data={layout} takes one name: give a file or a folder"
+        )
     if root is None and isinstance(annotations, str | Path) and Path(annotations).expanduser().is_absolute():
         root = Path(annotations).expanduser().parent
     if root is None:
@@ -188,7 +192,7 @@ def find_source(
     if form.images_beside and images is None:
         where = file if file.is_dir() else file.parent
     if not where.is_dir():
-        raise DataError(f"folder {where} of the images does not exist: put it there, or set data.images")
+        raise DataError(f"the folder of the images, {where}, does not exist: put it there, or set data.images")
     return Source(
         layout=layout,
         annotations=file,
@@ -210,7 +214,7 @@ def _source_in_shards(folder: Path, *, layout: str, classes: Sequence[str | int]
     store = open_shards(folder)
     if LAYOUTS.get(store.index.layout) is not LAYOUTS[layout]:
         raise ConfigError(
-            f"data.shards={folder}: made of data={store.index.layout}; choose that in place of data={layout}"
+            f"data.shards={folder} is made of data={store.index.layout}: take that in place of data={layout}"
         )
     form = LAYOUTS[layout]
     files = [folder / name for name in store.annotations]
@@ -245,9 +249,10 @@ def _annotations(folder: Path, *, layout: str, given: str | Path | None) -> Path
     if found and {file for file in form.split_files(found[0]).values() if file.is_file()} == set(found):
         return found[0]  # and those that belong to it
     if len(found) != 1:
-        there = shorten(file.name for file in found) or "none"
+        there = f"several .json ({shorten(file.name for file in found)})" if found else "no .json"
         raise DataError(
-            f"data.root {folder} should hold {form.wanted}, but of .json there is: {there}: set data.annotations"
+            f"data.root {folder} should hold {form.wanted}, but it has {there}: set data.annotations to the file that "
+            "holds them"
         )
     return found[0]
 

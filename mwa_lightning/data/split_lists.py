@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.table_files import split_lists
 from mwa_lightning.data.text_files import encoding_of, text_lines
+from mwa_lightning.errors import counted
 
 
 def listed_splits(images: Collection[str], table: Path, problems: Problems) -> dict[str, str] | None:
@@ -38,6 +39,6 @@ def listed_splits(images: Collection[str], table: Path, problems: Problems) -> d
     files = ", ".join(each.file.name for each in lists)
     problems.note(
         f"{table} has no split: those of {files} are taken"
-        + (f"; {left_out:,} pictures are in none of them and left out" if left_out else "")
+        + (f"; left out {counted(left_out, 'image')} in none of them" if left_out else "")
     )
     return splits

@@ -79,12 +79,14 @@ def assign_splits(
     """
     if all(split is None for _, split, _ in rows):
         if val_share is not None and rows:
-            problems.add("val_share", "data.val_share: without splits, 5 % of the images are val already: leave it out")
+            problems.add(
+                "val_share", "data.val_share: without splits, 5 % of the images are val already: set it to null"
+            )
         by_hash = split_by_hash({image for _, _, image in rows})
         return [by_hash[image] for _, _, image in rows]
     splits = [split_named(split) for _, split, _ in rows]
     if val_share is not None and "val" in splits:
-        problems.add("val_share", "data.val_share: the annotations have a val split of their own: leave it out")
+        problems.add("val_share", "data.val_share: the annotations have a val split of their own: set it to null")
     elif val_share is not None:
         train = {image for (_, _, image), split in zip(rows, splits, strict=True) if split == "train"}
         val = share_of_train(train, val_share)

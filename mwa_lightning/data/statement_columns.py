@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mwa_lightning.data.columns import IMAGE_NAMES
+from mwa_lightning.data.columns import IMAGE_NAMES, columns_to_type
 from mwa_lightning.data.delimited import folded
 from mwa_lightning.data.foreign_json import VQA
 from mwa_lightning.data.problems import Problems
@@ -71,7 +71,7 @@ def find_columns(table: Table, given: Mapping[str, Any], problems: Problems) -> 
         if _column(table, name) is None:
             problems.add(
                 "no such column",
-                f"data.columns: {table.file} has no column {name!r}, only {_listed(table)}: correct it",
+                f"data.columns: {table.file} has no column {name!r}: take one of {_listed(table)}",
             )
             return None
     by_name = {folded(column): column for column in reversed(table.columns)}
@@ -93,15 +93,15 @@ def find_columns(table: Table, given: Mapping[str, Any], problems: Problems) -> 
     elif not table.has_header:
         problems.add(
             "no header",
-            f"{table.file} names no columns: write a first line of their names, such as image,text,label, or say which "
-            "they are, 'data.columns={image: 1, text: 2, label: 3}'",
+            f"{table.file} names no columns: write a first line of their names, such as image,text,label, or give "
+            "their numbers, such as 'data.columns={image: 1, text: 2, label: 3}'",
         )
     else:
-        proposal = ", ".join(f"{role}: NAME" for role in missing)
+        named = {role: name if isinstance(name, list | tuple) else str(name) for role, name in given.items()}
         problems.add(
             "no such column",
-            f"{table.file} has no column for {' and '.join(missing)}, only {_listed(table)}: write which it is, "
-            f"'data.columns={{{proposal}}}'",
+            f"{table.file} has no column for {' and '.join(missing)}, only {_listed(table)}: say which holds what by "
+            f"{columns_to_type(named | dict.fromkeys(missing, 'NAME'))}",
         )
     return None
 

@@ -11,7 +11,7 @@ from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.loading import Loader
 from mwa_lightning.data.statement_loading import StatementCollate, StatementDataset, StatementTrainDataset
 from mwa_lightning.data.statements import StatementSplit, class_names
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, counted
 
 
 class StatementDataModule(SplitDataModule[StatementSplit]):
@@ -60,8 +60,8 @@ class StatementDataModule(SplitDataModule[StatementSplit]):
         """
         if self.swap_images and self.images_a_sample != 2:
             raise ConfigError(
-                f"data.swap_images=true: a statement has {self.images_a_sample} images here, and two can change "
-                "places; set it to false"
+                f"data.swap_images=true: a statement has {counted(self.images_a_sample, 'image')} here, and only two "
+                "can change places: set it to false"
             )
         return self._training_loader(StatementTrainDataset, collate=self._collate, swap_images=self.swap_images)
 

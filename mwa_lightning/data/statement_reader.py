@@ -31,7 +31,7 @@ class StatementReader:
         self._builders: dict[str, StatementBuilder] = {}
         self._image_ids: dict[str, int] = {}
         self._groups: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, str] = {}
 
     def add(
         self,
@@ -61,24 +61,24 @@ class StatementReader:
         elif not (text.strip() if self._official else has_words(text)):
             self._problems.bad_row(
                 "statement without words",
-                f"{where}: the statement has no words ({text!r}): write it out, or leave the line out",
+                f"{where}: the statement has no words ({text[:40]!r}): write some, or leave the sample out",
                 split=split,
             )
         elif label not in self._numbers:
             self._problems.bad_row(
                 "label outside the classes",
                 f"{where} has the label {label!r}, which is none of the classes {', '.join(self._classes)}: "
-                "correct it, or leave the line out",
+                "correct it, or leave the sample out",
                 split=split,
             )
         elif identifier in self._seen:
             self._problems.bad_row(
                 "identifier used twice",
-                f"{where} has the identifier of line {self._seen[identifier]}: give each sample its own",
+                f"{where} has the identifier of another, {self._seen[identifier]}: give each sample its own",
                 split=split,
             )
         else:
-            self._seen[identifier] = line.number
+            self._seen[identifier] = line.where
             if split not in self._builders:
                 self._builders[split] = StatementBuilder(name=split, folder=self._folder, classes=self._classes)
             self._builders[split].add(

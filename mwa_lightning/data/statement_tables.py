@@ -22,7 +22,7 @@ from mwa_lightning.data.statements import StatementSplit
 from mwa_lightning.data.stores import PictureStore
 from mwa_lightning.data.table_files import TableFile
 from mwa_lightning.data.tables import open_table
-from mwa_lightning.errors import shorten
+from mwa_lightning.errors import counted, shorten
 
 _MOST_OWN_LABELS = 20  # statements that may each have a label of their own
 
@@ -71,8 +71,8 @@ def read_statements(
             if rows and len(row.images) != len(rows[0].images):
                 problems.bad_row(
                     "another number of images",
-                    f"{row.line.where} has {len(row.images)} images, {rows[0].line.where} has {len(rows[0].images)}: "
-                    "give every sample the same number",
+                    f"{row.line.where} has {counted(len(row.images), 'image')}, {rows[0].line.where} has "
+                    f"{len(rows[0].images)}: give every sample the same number",
                     split=row.split,
                 )
             else:
@@ -80,7 +80,7 @@ def read_statements(
     problems.split = None
     files = shorten(str(table.file) for table in tables)
     if not rows and not problems.found:
-        problems.add("no statements", f"{files} lists no statements: write {WANTED} of each")
+        problems.add("no statements", f"no statements are listed in {files}: write {WANTED} of each")
     names = Classes(classes) if classes is not None else _classes(rows, files, problems)
     reader = StatementReader(folder=store.prefix, classes=names.names, problems=problems, official=False)
     places = [(row.line.where, row.split, "\n".join(sorted(row.images))) for row in rows]
@@ -149,7 +149,7 @@ def _images(line: Line, columns: Columns, split: str | None, problems: Problems)
         if any(map(is_address, given)):
             problems.add(
                 "addresses",
-                f"{line.where}: {columns.images[0]!r} holds addresses, which are not fetched: download the pictures, "
+                f"{line.where}: {columns.images[0]!r} holds addresses, which are not fetched: download the images, "
                 "and give a table of the files",
             )
             return None
@@ -180,7 +180,7 @@ def _label(line: Line, columns: Columns, split: str | None, problems: Problems) 
     try:
         label = label_text(value)
     except ValueError:
-        wrong = f"{line.where} has a label that is no word and no whole number: correct it"
+        wrong = f"{line.where} has the label {str(value)[:40]}, which is neither a word nor a whole number: correct it"
         problems.bad_row("unusable entry", wrong, split=split)
         return None
     if label is None:
@@ -196,13 +196,13 @@ def _classes(rows: Sequence[_Row], files: str, problems: Problems) -> Classes:
     if rows and len(classes.names) < 2:
         problems.add(
             "one class",
-            f"{files} has but the label {shorten(classes.names)}: give statements of two classes or more, or "
-            "name the classes in data.classes",
+            f"the only label in {files} is {shorten(map(repr, classes.names))}: give statements of two classes or "
+            "more, or name the classes in data.classes",
         )
     if len(classes.names) > max(_MOST_OWN_LABELS, len(rows) // 2):
         problems.add(
             "labels of their own",
-            f"{files}: {len(rows):,} rows have {len(classes.names):,} different labels, which are no classes: name the "
+            f"{files}: {len(rows):,} rows have {len(classes.names):,} different labels, too many for classes: name the "
             "column of labels, 'data.columns={label: NAME}'",
         )
     merged = sorted(spelling for spelling in spellings if classes.of(spelling) != spelling)

@@ -147,7 +147,7 @@ def class_names(classes: Sequence[str | int] | None) -> tuple[str, ...] | None:
         return None
     names = tuple(str(name) for name in classes)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"data.classes=[{','.join(names)}]: name at least two classes, each once")
+        raise ConfigError(f"data.classes=[{','.join(names)}]: name two classes or more, each of them once")
     return names
 
 

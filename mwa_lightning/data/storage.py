@@ -45,5 +45,5 @@ class Storage:
             gone, reason = Path(error.filename), str(error.strerror)
         return (
             f"the data at {gone} has gone while it was used ({reason}): bring its disk back, and start the same "
-            "command with this run_dir again, which goes on from its last checkpoint"
+            "command again (a training run with this run_dir, to resume from its last checkpoint)"
         )

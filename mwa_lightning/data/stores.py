@@ -31,6 +31,8 @@ class PictureStore(ABC):
     A picture's path is `prefix` joined with what the annotations say.
     """
 
+    data_root: Path | None = None  # folder of the data set, where its images are files
+
     @property
     @abstractmethod
     def folder(self) -> Path:

@@ -210,7 +210,9 @@ def _read(paths: list[Path], form: Kind) -> Pieces:
     # The library raises bare exceptions of many kinds for a file that it cannot make sense of.
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"tokenizer {paths[0]} cannot be read ({reason}); give {form.wanted}") from error
+        raise CheckpointError(
+            f"tokenizer {paths[0]} cannot be read ({reason}): set backbone.tokenizer to {form.wanted}"
+        ) from error
 
 
 def _whole(paths: list[Path]) -> tokenizers.Tokenizer:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from mwa_lightning.data.text_beside import PICTURE_SUFFIXES
+from mwa_lightning.shell_words import typed
 
 _MOST = 200  # that a process looks for: nobody reads more, and in a large folder a look takes long
 _MOST_FOLDERS = 50
@@ -41,7 +42,7 @@ def picture_meant(path: str, folder: Path, data_root: Path | None) -> str | None
                 if found is None or (base / found) == Path(path):
                     continue
                 if not cut and base != folder:
-                    return f"{found} is in {base}: set data.images={os.path.relpath(base, root)}"
+                    return f"{found} is in {base}: set {typed('data.images', os.path.relpath(base, root))}"
                 reason = why or _difference(tail, found)
                 if cut:
                     end = len("/".join(tail))
@@ -49,7 +50,7 @@ def picture_meant(path: str, folder: Path, data_root: Path | None) -> str | None
                     reason = f"cut {given[:-end] if same else written[:-end]} off the paths in the annotations"
                     reason += ", and write / in place of \\" if "\\" in given else ""
                     if base != folder:
-                        reason += f" and set data.images={os.path.relpath(base, root)}"
+                        reason += f" and set {typed('data.images', os.path.relpath(base, root))}"
                 return f"there is {base / found}: {reason}"
     return None
 
@@ -69,7 +70,7 @@ def _difference(tail: list[str], found: Path) -> str:
     if PurePosixPath(there).stem.casefold() == name.casefold() and name != there:
         return "add its suffix in the annotations"
     if unicodedata.normalize("NFC", "/".join(tail)) == unicodedata.normalize("NFC", str(found)):
-        return "its accents are encoded otherwise: rename it, or write it so in the annotations"
+        return "its accents are encoded in another way: rename it, or write it so in the annotations"
     return "write it so in the annotations"
 
 

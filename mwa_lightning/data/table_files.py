@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from mwa_lightning.data.splitting import SPLITS, split_named
 from mwa_lightning.data.text_beside import has_text_beside
 from mwa_lightning.errors import ConfigError, DataError, shorten
 from mwa_lightning.regular_files import open_file
+from mwa_lightning.shell_words import typed
 
 # In the order in which they are looked for: a folder with a CSV may have a JSON and a text for other ends.
 SUFFIXES = (
@@ -72,7 +74,7 @@ def given_tables(root: Path, given: Any) -> list[TableFile]:
     if isinstance(given, str | Path):
         path = _there(root, given)
         if path.is_dir():
-            return found_tables(path)
+            return found_tables(path, data_root=root)
         split = split_in_name(path.stem)
         return [TableFile(path, split if split != "train" else None)]
     if isinstance(given, Mapping):
@@ -98,8 +100,12 @@ def given_tables(root: Path, given: Any) -> list[TableFile]:
     return tables
 
 
-def found_tables(root: Path) -> list[TableFile]:
+def found_tables(root: Path, *, data_root: Path | None = None) -> list[TableFile]:
     """The tables in a folder: the only one, those of the splits by name, or those in the folders of the splits.
+
+    Args:
+        root: The folder.
+        data_root: Folder of the data set, where that is another.
 
     Raises:
         DataError: There is none, or nothing tells which of several; the line says what to type.
@@ -112,8 +118,9 @@ def found_tables(root: Path) -> list[TableFile]:
         by_split = splits_by_name(tables)
         if by_split is None:
             raise DataError(
-                f"data.root {root} holds several tables ({shorten(table.name for table in tables)}): name one in "
-                "data.annotations, or those of the splits: 'data.annotations={train: FILE, val: FILE, test: FILE}'"
+                f"{_called(root, data_root)} holds several tables ({shorten(table.name for table in tables)}): name "
+                "one in data.annotations, or those of the splits: "
+                "'data.annotations={train: FILE, val: FILE, test: FILE}'"
             )
         return by_split
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -126,7 +133,7 @@ def found_tables(root: Path) -> list[TableFile]:
         return in_splits
     if has_text_beside(root):
         return [TableFile(root)]
-    raise DataError(_nothing(root, folders))
+    raise DataError(_nothing(root, folders, data_root))
 
 
 def require_names(tables: Sequence[TableFile]) -> None:
@@ -136,15 +143,17 @@ def require_names(tables: Sequence[TableFile]) -> None:
         DataError: They do not, or there are no tables.
     """
     if any(table.file.is_dir() for table in tables):
-        raise DataError(f"{tables[0].file} has texts beside pictures, which shards cannot keep: write a table of them")
+        raise DataError(
+            f"{tables[0].file} has texts beside the images, which shards cannot keep: write a table of them"
+        )
     named = splits_by_name([table.file for table in tables if not table.prefix])
     told = {table.file: table.split for table in named or ()}
     for table in tables:
         split = split_named(table.prefix) if table.prefix else told.get(table.file)
         if table.split != (None if len(tables) == 1 and split == "train" else split):
             raise DataError(
-                f"{table.file} is of {table.split} by data.annotations only, and shards keep no more than its name: "
-                "write a column split into it, and leave its split out of data.annotations"
+                f"{table.file} is of the split {table.split} by data.annotations only, and shards keep no more than "
+                "its name: write one table with a column split, or call the tables train.csv, val.csv and test.csv"
             )
 
 
@@ -227,21 +236,27 @@ def _prefix(root: Path, name: str | Path) -> str:
     return "" if parent.is_absolute() or ".." in parent.parts else parent.as_posix().removeprefix(".")
 
 
-def _nothing(root: Path, folders: Iterable[Path]) -> str:
+def _called(root: Path, data_root: Path | None) -> str:
+    return f"data.root {root}" if data_root is None else f"folder {root}"
+
+
+def _nothing(root: Path, folders: Iterable[Path], data_root: Path | None) -> str:
     """What to say of a folder without a table."""
-    below = [table.relative_to(root).as_posix() for folder in folders for table in _tables_in(folder)]
+    start = data_root or root
+    below = [os.path.relpath(table, start) for folder in folders for table in _tables_in(folder)]
+    called = _called(root, data_root)
     if below:
         return (
-            f"data.root {root} holds no table, but there is {shorten(below)}: give data.annotations={below[0]}, and "
+            f"{called} holds no table, but there is {shorten(below)}: give {typed('data.annotations', below[0])}, and "
             "data.images=. if its paths start from data.root"
         )
     if any(root.glob("*.tar")):
-        return f"data.root {root} holds {TARS}"
+        return f"{called} holds {TARS}"
     names = [folder.name for folder in folders]
     holds = "nothing of the kind"
     if names:
-        holds = f"only the folders {shorten(names)}, and names of folders are no captions: write a table"
+        holds = f"only folders ({shorten(names)}), and their names are no captions: write a table"
     return (
-        f"data.root {root} should hold {WANTED}, or pictures with a .txt of the same name beside each; it holds "
-        f"{holds}; of a table with another name or place say data.annotations"
+        f"{called} should hold {WANTED}, or images with a .txt of the same name beside each; it holds {holds}; for a "
+        "table with another name or place set data.annotations"
     )

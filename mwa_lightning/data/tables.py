@@ -69,7 +69,7 @@ def open_table(
     if table is None:
         return None
     parted = DELIMITERS.get(table.delimiter, repr(table.delimiter))
-    return _of_cells(file, f"columns parted by {parted}, {encoding.name}", table.rows, names, header, "line")
+    return _of_cells(file, f"columns separated by {parted}, {encoding.name}", table.rows, names, header, "line")
 
 
 def read_rows(file: Path, *, wanted: str, known: Iterable[str], problems: Problems) -> Iterator[Line]:

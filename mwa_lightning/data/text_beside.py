@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.splitting import split_named
 from mwa_lightning.data.text_files import encoding_of, text_lines
+from mwa_lightning.errors import counted
 from mwa_lightning.regular_files import read_file
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
@@ -51,11 +52,11 @@ def read_text_beside(folder: Path, problems: Problems) -> Iterator[Captioned]:
         split = split_named(PurePath(path).parts[0]) if by_folder else None
         yield Captioned(path, str(text), _captions(text, problems), split)
     problems.took(
-        f"{folder}: captions in texts beside the pictures, one a line"
+        f"{folder}: captions in texts beside the images, one in each line"
         + (", split by folder" if by_folder else ", no split")
     )
     if without:
-        problems.note(f"{folder}: {without:,} pictures without a text beside them are left out")
+        problems.note(f"{folder}: left out {counted(without, 'image')} without a text beside")
 
 
 def _pictures(folder: Path) -> Iterator[str]:

@@ -96,7 +96,7 @@ def text_lines(file: Path, encoding: Encoding, problems: Problems) -> Iterator[T
                 text = stream.readline(LONGEST_LINE)
             except UnicodeError as error:
                 reason = getattr(error, "reason", "cut short")
-                problems.add("damaged text", f"{file}: line {number} is no {encoding.name} ({reason}): write it again")
+                problems.add("damaged text", f"{file}: line {number} is not {encoding.name} ({reason}): write it again")
                 return
             if not text:
                 return
@@ -110,9 +110,9 @@ def text_lines(file: Path, encoding: Encoding, problems: Problems) -> Iterator[T
                 continue
             text = text.removesuffix(encoding.newline).removesuffix("\r")
             if "\0" in text:
-                problems.bad_row("damaged text", f"{file}: line {number} holds a zero byte: the file is damaged")
+                problems.bad_row("damaged text", f"{file}: line {number} holds a zero byte: write it again")
             elif errors == "surrogateescape" and not text.isascii() and _HALF.search(text):
-                problems.bad_row("not UTF-8", f"{file}: line {number} is not UTF-8, as other lines are: correct it")
+                problems.bad_row("not UTF-8", f"{file}: line {number} is not UTF-8, and other lines are: correct it")
             else:
                 yield TextLine(number, text)
 

@@ -76,7 +76,9 @@ def format_of(path: Path) -> str:
         with open_file(path) as file:
             head = file.read(_HEAD)
     except OSError as error:
-        raise CheckpointError(f"tokenizer {path} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"tokenizer {path} cannot be read ({error.strerror}): mend that, or set backbone.tokenizer to another"
+        ) from error
     for start, what, advice in _OTHERS:
         if start.match(head):
             raise CheckpointError(f"tokenizer {path} is {what}, not a tokenizer: {advice}")

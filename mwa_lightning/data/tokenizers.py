@@ -128,7 +128,7 @@ class Tokenizer(ABC):
         truncated = 0
         for text, (left, cut), row in zip(texts, cleaned, rows, strict=True):
             if not row or not left.strip():
-                raise DataError(f"caption {text[:80]!r} has no words: write it out, or leave it out")
+                raise DataError(f"the text {text[:80]!r} has no words: write some, or leave it out")
             truncated += cut or len(row) > room
         lengths = np.array([min(len(row), room) + frame for row in rows], dtype=np.int64)
         longest = self.max_length if self.fixed_length else int(lengths.max(initial=frame))
@@ -142,7 +142,7 @@ class Tokenizer(ABC):
     def note_truncated(self, count: int) -> None:
         """Add to the number of cut texts; the first time, say so."""
         if count and not self.truncated:
-            logger.warning("captions of more than %s", self.limit)
+            logger.warning("texts of more than %s", self.limit)
         self.truncated += count
 
 

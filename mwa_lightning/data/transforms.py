@@ -111,7 +111,7 @@ class TrainTransform:
         smallest, largest = self.crop_scale
         if not 0.0 < smallest <= largest <= 1.0:
             raise ConfigError(
-                f"data.crop_scale={list(self.crop_scale)}: give two shares of the picture's area, the lesser "
+                f"data.crop_scale={list(self.crop_scale)}: give two shares of an image's area, the lesser "
                 "first, above 0 and at most 1"
             )
 

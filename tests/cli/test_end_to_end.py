@@ -169,7 +169,7 @@ DAMAGES: dict[Callable[[Path], None], str] = {
     broken_picture: "scene_test_000002.jpg",
     missing_picture: "scene_val_000001.jpg",
     missing_json: "dataset_scenes.json",
-    one_caption: "a training split of 1 captions gives global batches of one",
+    one_caption: "a training split of 1 caption gives global batches of one",
     broken_json: "dataset_scenes.json",
     empty_json: "dataset_scenes.json",
     empty_split: "val",
@@ -233,7 +233,7 @@ def test_prepare__makes_the_statements_about_scenes(
     for part in (
         "dev-0-1-img1.png is missing",
         "line 1 lacks an identifier",
-        "no test split: name another to be measured, such as split=val",
+        "no test split: split=val evaluates another",
         "3 problems",
     ):
         assert part in captured.out

@@ -16,8 +16,9 @@ from PIL import Image
 from mwa_lightning.cli import prepare
 from mwa_lightning.cli.composing import read_request
 from mwa_lightning.cli.grid import grid
-from mwa_lightning.cli.overrides import parse_override, quoted, to_type
+from mwa_lightning.cli.overrides import parse_override
 from mwa_lightning.errors import ConfigError
+from mwa_lightning.shell_words import quoted, to_type
 
 # Taken as they are, without any quotes but those of the shell.
 AS_TYPED = [

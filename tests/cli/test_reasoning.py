@@ -199,7 +199,7 @@ def test_train__long_statements_are_cut_and_counted(
     log = (elsewhere / "run" / "train.log").read_text()
     for split, count in (("train", 16), ("test", 8)):
         assert log.count(f"split {split}: texts of more than 4 tokens are truncated (backbone.max_text_length)") == 1
-        assert f"{count} of {split}" in log[log.index("texts cut to 4 tokens") :]
+        assert f"{count} of {split}" in log[log.index("truncated texts, counted") :]
 
 
 def test_train__from_the_adapter_of_a_retrieval_run(

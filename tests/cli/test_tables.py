@@ -80,7 +80,7 @@ def test_train__bad_rows_are_counted(pictures: Path, tiny_run: list[str], capsys
     assert train.main([*command, "data.skip_bad_rows=1"]) == 2
     assert "there are more such rows than data.skip_bad_rows=1 leaves out" in capsys.readouterr().err
     assert train.main([*command, "data.skip_bad_rows=2"]) == 0
-    assert "2 rows that cannot be used are left out (data.skip_bad_rows), the first: " in capsys.readouterr().out
+    assert "left out 2 rows of no use (data.skip_bad_rows), the first: " in capsys.readouterr().out
     assert json.loads((pictures / "run" / "metrics.json").read_text())["data/skipped_rows"] == 2
 
 

@@ -80,7 +80,7 @@ def test_read_caption_json__one_file_without_splits(tmp_path: Path, data: Any) -
     splits = read(file)
     assert splits.keys() == {"train", "val", "test"}
     assert max(len(split) for split in splits.values()) == len(splits["train"])
-    with pytest.raises(DataError, match=r"does not say which images are to train, val and test: .* data=karpathy"):
+    with pytest.raises(DataError, match=r"does not say which images belong to train, val and test: .* data=karpathy"):
         read(file, official=True)
 
 
@@ -107,7 +107,7 @@ OTHERS = [
     ([{"image": "a.jpg", "text": "left dog", "ref_id": 1}], "RefCOCO"),
     ([{"id": "1", "image": "a.jpg", "conversations": []}], "LLaVA"),
     ([{"image_id": 1, "caption": "a dog"}], "without the names of images"),
-    ([{"image": "a.jpg", "sentence": "a dog", "label": "True"}], "holds a labelled statement"),
+    ([{"image": "a.jpg", "sentence": "a dog", "label": "True"}], "take data=statements for labelled texts"),
     ({"a.jpg": ["a dog"]}, "no JSON of captions"),
     (7, "no JSON of captions"),
 ]

@@ -98,8 +98,8 @@ def test_read_caption_json__same_image_in_two_splits(tmp_path: Path) -> None:
         ('{"images": [\n  {"filename" "a.jpg"}]}', "line 2 column 15: Expecting ':' delimiter"),
         ('{"images": [', "line 1 column 13"),
         ("[]", "lists no images"),
-        ('{"annotations": []}', 'want the list "images"'),
-        ('{"images": {}}', 'want the list "images"'),
+        ('{"annotations": []}', 'a list "images"'),
+        ('{"images": {}}', 'a list "images"'),
         ('{"images": []}', "lists no images"),
         ("[" * 100_000, "is not JSON"),
         ('{"images": [' + "9" * 5000 + "]}", "is not JSON"),  # more digits than Python reads
@@ -178,3 +178,19 @@ def test_read_caption_json__many_captions(tmp_path: Path, write_karpathy: Callab
     split = _read(tmp_path, images)["train"]
     assert len(split.captions) == 60_000
     assert split.captions[-1].text == "caption number 4 of 11999"
+
+
+def test_read_caption_json__a_split_of_another_name_is_told_by_its_file(tmp_path: Path) -> None:
+    def image(name: str, split: str) -> dict[str, Any]:
+        return {"filename": name, "split": split, "sentences": [{"raw": f"a dog in {name}"}]}
+
+    files = {}
+    for split, images in {"train": [image("a", "train"), image("b", "extra")], "val": [image("c", "val")]}.items():
+        files[split] = tmp_path / f"{split}.json"
+        files[split].write_text(json.dumps({"images": images}))
+    problems = Problems()
+    assert list(read_caption_json(files, folder=tmp_path, problems=problems)) == ["train", "extra", "val"]
+    assert problems.notes == [
+        f"{tmp_path}/train.json, {tmp_path}/val.json: 1 entry of the split 'extra', which is neither train, val nor "
+        "test: split=extra evaluates it"
+    ]

@@ -93,15 +93,17 @@ def test_find_columns__without_a_header(row: list[str], found: tuple[str, str, s
     ("columns", "row", "header", "says"),
     [
         (["foo", "bar baz"], ["a.jpg", "a dog"], True,
-         "has the columns foo, bar baz: say which holds the pictures by "
+         "has the columns foo, bar baz: say which holds the images by "
          "data.columns='{image: foo, caption: \"bar baz\"}'"),
+        (["größe", "it's"], ["a.jpg", "a dog"], True,
+         "data.columns='{image: \"größe\", caption: \"it'\"'\"'s\"}'"),  # Hydra wants quotes, the shell others
         (["bar", "foo"], ["a dog", "a.jpg"], True, "data.columns='{image: foo, caption: bar}'"),
         (["image", "satz"], ["a.jpg", "a dog"], True, "captions by data.columns='{image: image, caption: satz}'"),
         (["1", "2", "3"], ["a.jpg", "red", "round"], False, "data.columns='{image: 1, caption: 2}', and put quotes"),
         (["image", "caption"], ["a dog", "a.jpg"], True,
-         "'image' names no pictures, and 'caption' does: correct the header, or give data.columns='{image: caption, c"),
+         "'image' names no images, and 'caption' does: correct the header, or give data.columns='{image: caption, c"),
         (["image", "caption"], ["http://x/a.jpg", "a dog"], True, "holds addresses, which are not fetched"),
-        (["image", "caption", "caption"], ["a.jpg", "a", "b"], True, "two columns named caption"),
+        (["image", "caption", "caption"], ["a.jpg", "a", "b"], True, "several columns named caption: rename them"),
     ],
 )  # fmt: skip
 def test_find_columns__asked_for(columns: list[str], row: list[str], header: bool, says: str) -> None:
@@ -114,12 +116,12 @@ def test_find_columns__as_the_user_says() -> None:
     assert find(columns, [row], given={"image": "foo", "caption": "Bar"}) == Columns("foo", ("bar",), None)
     assert find(columns, [row], given={"image": 1, "caption": [2, "image"]}) == Columns("foo", ("bar", "image"), None)
     assert find(columns, [row], given={"caption": "bar", "split": "part"}) == Columns("image", ("bar",), "part")
-    with pytest.raises(ConfigError, match=r"data\.columns: t\.csv has no column 'nope' for caption; it has foo, "):
+    with pytest.raises(ConfigError, match=r"data\.columns: t\.csv has no column 'nope' for caption: take one of foo, "):
         find(columns, [row], given={"image": "foo", "caption": "nope"})
 
 
 def test_find_columns__pictures_in_the_table_itself() -> None:
     record = Line(1, {"caption": "a dog"}, "t.parquet: row 1")
     table = Table(Path("t.parquet"), "Parquet", ("caption",), True, iter([record]), ("image",))
-    with pytest.raises(DataError, match=r"t\.parquet holds the pictures themselves \(image\), which are not read"):
+    with pytest.raises(DataError, match=r"t\.parquet holds the images themselves \(image\), which are not read"):
         find_columns(table, [record], given=None, is_picture=bool, problems=Problems())

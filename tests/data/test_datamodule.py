@@ -255,6 +255,6 @@ def test_setup__images_of_two_splits_are_warned_of_once(
     module = _module(root, tokenizer)
     module.setup("fit")
     module.setup("fit")
-    said = [record.getMessage() for record in caplog.records if "in the train split too" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "also in the train split" in record.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("1 of the 4 images of the val split are")
+    assert said[0].startswith("split val: 1 of 4 images is also in the train split, so its metrics will be too high")

@@ -65,9 +65,7 @@ def test_find_by_name__folders_that_people_have(
     folder = "flickr30k-images/" if layout == "flickr30k" and there[0].startswith("flickr30k-images/") else ""
     moved = [name for name, path in zip(annotated, there, strict=True) if folder + name != path]
     assert said == (
-        [f"2 of 2 images were found by their names, such as {there[0].removeprefix(folder)} for {annotated[0]}"]
-        if moved
-        else []
+        [f"2 of 2 images found by name, such as {there[0].removeprefix(folder)} for {annotated[0]}"] if moved else []
     )
 
 
@@ -80,7 +78,7 @@ def test_find_by_name__through_links_and_some_only(tmp_path: Path) -> None:
     (root / "all").symlink_to(root)
     paths, said = read(root, "coco", AS_ANNOTATED)
     assert paths == [f"train2014_on_disk/{T}", VAL]
-    assert said == [f"1 of 2 images were found by their names, such as train2014_on_disk/{T} for {TRAIN}"]
+    assert said == [f"1 of 2 images found by name, such as train2014_on_disk/{T} for {TRAIN}"]
 
 
 def test_find_by_name__twice(tmp_path: Path) -> None:
@@ -89,17 +87,17 @@ def test_find_by_name__twice(tmp_path: Path) -> None:
     assert read(tmp_path, "coco", AS_ANNOTATED)[0] == [f"a/{TRAIN}", f"b/{V}"]
     files(tmp_path, f"c/{V}")
     _, said = read(tmp_path, "coco", AS_ANNOTATED)
-    assert f"image {VAL} is there more than once (b/{V}, c/{V}): set data.images to the folder to be used" in said
+    assert f"image {VAL} is there more than once (b/{V}, c/{V}): set data.images to the folder that is meant" in said
 
 
 def test_find_by_name__none(tmp_path: Path) -> None:
     files(tmp_path, "train2014/other.jpg")
     _, said = read(tmp_path, "coco", AS_ANNOTATED)
     assert said == [
-        f"none of the 2 images lies in {tmp_path}, such as {TRAIN}: unpack them there, or set data.images to the "
-        "folder that holds them"
+        f"{tmp_path} holds no image of the 2 in the annotations, such as {TRAIN}: unpack them there, or set "
+        "data.images to the folder that holds them"
     ]
-    with pytest.raises(DataError, match="none of the 2 images"):
+    with pytest.raises(DataError, match="holds no image of the 2"):
         find_source(layout="coco", root=tmp_path).read(Problems())
 
 

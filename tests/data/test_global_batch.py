@@ -16,10 +16,10 @@ SAVED = {"sampler": {"batch_size": 16}, "batch_size": 8, "processes": 2}
     ("batch_size", "processes", "said"),
     [
         (8, 2, ""),
-        (8, 1, "1 process now, 2 before: the global batch stays 16, 16 samples a process"),
-        (16, 1, "1 process now, 2 before: the global batch stays 16, 16 samples a process"),
-        (8, 3, "3 processes now, 2 before: the global batch stays 16, 5 or 6 samples a process"),
-        (4, 4, "4 processes now, 2 before: the global batch stays 16, 4 samples a process"),
+        (8, 1, "1 process now, 2 before: the global batch stays 16, so that each has 16 of its samples"),
+        (16, 1, "1 process now, 2 before: the global batch stays 16, so that each has 16 of its samples"),
+        (8, 3, "3 processes now, 2 before: the global batch stays 16, so that each has 5 or 6 of its samples"),
+        (4, 4, "4 processes now, 2 before: the global batch stays 16, so that each has 4 of its samples"),
     ],
 )
 def test_kept__and_what_changes_is_said(

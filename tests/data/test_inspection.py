@@ -103,13 +103,12 @@ def test_inspect__transparent_pictures_are_counted_as_they_are_read(write_karpat
     (root / "pictures" / "014.png").symlink_to("../../014.png")
     report = inspect({**_config(root), "background": background})
     assert not report.fatal
-    laid = "lose their alpha" if background is None else "are laid on "
+    laid = "their alpha is dropped" if background is None else "they are laid on rgb(255, 255, 255)"
     elsewhere = root / "pictures" / "014.png"
-    says = f"lie outside of {root}: shards= wants shards_outside=true for them"
-    assert report.notes[0] == f"1 images, {elsewhere} the first, {says}"
-    assert report.notes[1].startswith(
-        f"2 images, {root}/pictures/000.png the first, are transparent somewhere: they {laid}"
-    )
+    says = "shards=DIR takes them only with shards_outside=true"
+    assert report.notes[0] == f"images outside of {root}: 1, {elsewhere} the first; {says}"
+    first = f"{root}/pictures/000.png the first"
+    assert report.notes[1] == f"images that are transparent somewhere: 2, {first}; {laid} (data.background)"
     assert report.shared_pictures == (["000.png (train) and 014.png (test)"] if background is None else [])
 
 
@@ -120,7 +119,7 @@ def test_inspect__pictures_of_one_colour(write_karpathy: Write) -> None:
     Image.new("LA", (16, 16)).save(root / "pictures" / "004.png")
     Image.new("RGB", (16, 16), (200, 0, 0)).save(root / "pictures" / "005.png", "JPEG")
     report = inspect(_config(root))
-    assert f"3 images, {root}/pictures/003.png the first, are of one colour, or nearly so: look at them" in report.notes
+    assert f"images of one colour, or nearly so: 3, {root}/pictures/003.png the first; look whether" in report.notes[1]
     assert not report.fatal
 
 
@@ -161,7 +160,7 @@ def test_inspect__processes_that_cannot_be_started(write_karpathy: Write, monkey
 
     monkeypatch.setattr(BaseProcess, "start", second_fails)
     with pytest.raises(
-        DataError, match=r"data.num_workers=2 processes cannot be started \(Too many open files\): take"
+        DataError, match=r"data.num_workers=2: so many processes cannot be started \(Too many open files\): take"
     ):
         inspect(_config(write_karpathy()), workers=2)
     assert not multiprocessing.active_children()
@@ -228,6 +227,24 @@ def test_inspect__notes_are_not_fatal(tmp_path: Path) -> None:
     assert not report.fatal
     assert len(report.notes) == 4
     text = format_report(report)
-    assert "3 images, " in report.notes[3]  # these are of one colour
-    assert 'snli_ve_dev.jsonl: 1 lines with the label "-" are left out' in text
+    assert "images of one colour, or nearly so: 3, " in report.notes[3]  # these are of one colour
+    assert 'snli_ve_dev.jsonl: left out 1 line with the label "-"' in text
     assert "val: 1 images, 1 statements (contradiction 0, neutral 1, entailment 0)" in text
+
+
+def test_inspect__one_of_each_is_told_in_the_singular(write_karpathy: Write) -> None:
+    root = write_karpathy(splits={"train": 2, "test": 1}, captions=1)
+    shutil.copy(root / "pictures" / "000.png", root / "pictures" / "002.png")
+    (root / "pictures" / "001.png").unlink()
+    lines = format_report(inspect(_config(root))).splitlines()
+    assert any(line.startswith("test: 1 image, 1 caption, sha256") for line in lines)
+    assert "same image in two splits (no error, but metrics may be too high): 1" in lines
+    assert lines[-1] == "1 problem, 1 image in two splits"
+
+
+def test_inspect__missing_splits_are_told_by_what_is_there(write_karpathy: Write) -> None:
+    notes = inspect(_config(write_karpathy(splits={"train": 4}))).notes
+    assert notes == [
+        "no val split: mwa-train needs one: data.val_share=0.05 makes one of 5 % of train, by a hash of the images",
+        "no test split: split=train evaluates another",
+    ]

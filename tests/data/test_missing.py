@@ -51,7 +51,7 @@ def test_leave_out_missing(write_karpathy: Write, write_statements: Write, layou
     assert [problem.kind for problem in report.problems] == ["missing image"]  # of test
     report = inspect({"layout": layout, "root": root, "skip_bad_rows": 99, "skip_bad_rows_in_eval": True})
     assert not report.fatal
-    assert any("rows that cannot be used are left out (data.skip_bad_rows)" in note for note in report.notes)
+    assert any("of no use (data.skip_bad_rows), the first: " in note for note in report.notes)
 
 
 def test_read__share_of_train_of_statements(write_statements: Write) -> None:

@@ -79,7 +79,7 @@ def test_read_nlvr2__subsets(tmp_path: Path) -> None:
     }
     assert problems.found == []
     assert len(problems.notes) == 1
-    assert "1 of 2 identifiers are not in dev.json" in problems.notes[0]
+    assert "1 of 2 identifiers not in dev.json: left out" in problems.notes[0]
 
 
 def test_read_nlvr2__scenes(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_read_nlvr2__scenes(tmp_path: Path) -> None:
     [
         ([line("dev-1-0-0", "Maybe")], "entry 1 (dev-1-0-0) has the label 'Maybe', which is none of the classes"),
         ([line("dev-1-0-0", None)], "has the label 'None'"),
-        ([line("dev-1-0-0"), line("dev-1-0-0")], "line 2 (dev-1-0-0) has the identifier of line 1"),
+        ([line("dev-1-0-0"), line("dev-1-0-0")], "dev.json: line 1: give each sample its own"),
         ([line("dev-1-0-0", sentence=" \t")], "the statement has no words"),
         ([line("dev-1-0-0", sentence=None)], "lacks a statement"),
         ([line("dev-1-0")], "'dev-1-0', which is not of the form split-set-pair-sentence"),
@@ -135,3 +135,18 @@ def test_read_nlvr2__collects_every_problem(tmp_path: Path) -> None:
         "no statements",
     ]
     assert {name: len(split) for name, split in splits.items()} == {"val": 1}
+
+
+def test_read_nlvr2__names_the_files_that_are_there(tmp_path: Path) -> None:
+    """An identifier of another file, and a subset of a file that is called as BLIP calls it."""
+    data = write(
+        tmp_path, {"nlvr2_train": [line("train-5-0-0")], "nlvr2_dev": [line("train-5-0-0"), line("dev-1-0-0")]}
+    )
+    write(tmp_path, {"balanced/balanced_dev": [line("dev-9-9-9")]})
+    problems = Problems(collect=True)
+    read(tmp_path, problems)
+    assert [problem.message for problem in problems.found] == [
+        f"{data}/nlvr2_dev.json: line 1 (train-5-0-0) has the identifier of another, {data}/nlvr2_train.json: entry 1: "
+        "give each sample its own"
+    ]
+    assert problems.notes == [f"{data}/balanced/balanced_dev.json: 1 of 1 identifier not in nlvr2_dev.json: left out"]

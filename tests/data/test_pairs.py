@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mwa_lightning.cli.overrides import parse_override
 from mwa_lightning.data.pairs import read_pairs
 from mwa_lightning.data.problems import Problems
 from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.sources import find_source
 from mwa_lightning.data.splitting import hash_share
 from mwa_lightning.data.stores import PictureFolder
 from mwa_lightning.data.table_files import TableFile, given_tables
@@ -105,9 +108,9 @@ def test_read_pairs__small_tables_have_all_splits(
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", "", "lists no pictures"),
-        ("a.csv", "image,caption\n", "lists no pictures"),
-        ("a.csv", "a.jpg,one\nb.jpg,two, and more\n", "line 2 has 3 cells where 2 are wanted"),
+        ("a.csv", "", "no images are listed in"),
+        ("a.csv", "image,caption\n", "no images are listed in"),
+        ("a.csv", "a.jpg,one\nb.jpg,two, and more\n", "line 2 has 3 cells, the table has 2 columns"),
         ("a.csv", "a.jpg,one,two,three\n", "has no header, and columns 1, 2, 3, 4: say which"),
         ("a.csv", "a.jpg\n", "no columns are seen in 'a.jpg'"),
         (
@@ -128,7 +131,7 @@ def test_read_pairs__small_tables_have_all_splits(
         ("a.jsonl", '{"image": "a.jpg", "caption": "one"}\n{"image" 5}\n', "line 2 column 10"),
         ("a.jsonl", "[1, 2]\n", "entry 1 is no object"),
         ("a.jsonl", '{"image": "a.jpg"}\n', "has the columns image: say which holds the captions by data.columns="),
-        ("a.jsonl", '{"caption": "one"}\n', "has the columns caption: say which holds the pictures by data.columns="),
+        ("a.jsonl", '{"caption": "one"}\n', "has the columns caption: say which holds the images by data.columns="),
         ("a.jsonl", '{"image": "a.jpg", "caption": "one"}\n{"image": "b.jpg"}\n', "line 2 (b.jpg) lacks a caption"),
         ("a.jsonl", '{"image": null, "caption": "one"}\n', "line 1 lacks the path"),
         (
@@ -200,7 +203,7 @@ def test_read_pairs__lists_of_splits_beside_it(tmp_path: Path) -> None:
         "val": ["c.jpg"],
         "test": ["d.jpg"],
     }
-    assert "1 pictures are in none of them and left out" in problems.notes[0]
+    assert "left out 1 image in none of them" in problems.notes[0]
 
 
 def test_read_pairs__folders_named_after_the_splits(tmp_path: Path) -> None:
@@ -229,9 +232,9 @@ BAD = "image,caption,split\na.jpg,one,train\nb.jpg,.,train\nc.jpg\nd.jpg,four,tr
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"skip_rows": 0}, "line 4 has 1 cells where 3 are wanted: correct it; data.skip_bad_rows=N "
+        ({"skip_rows": 0}, "line 4 has 1 cell, the table has 3 columns: correct it; data.skip_bad_rows=N "
                            "data.skip_bad_rows_in_eval=true leaves out up to N such rows"),
-        ({"skip_rows": 3}, "line 4 has 1 cells"),  # nothing tells of which split it is
+        ({"skip_rows": 3}, "line 4 has 1 cell, "),  # nothing tells of which split it is
         ({"skip_rows": 2, "skip_in_evaluation": True}, "there are more such rows than data.skip_bad_rows=2 leaves out"),
         ({"skip_rows": 9, "skip_in_evaluation": True}, ""),
     ],
@@ -289,4 +292,29 @@ def test_read_pairs__texts_beside_pictures(tmp_path: Path) -> None:
         "train": [("train/a.JPG", "one"), ("train/a.JPG", "two"), ("train/b.JPG", "three")],
         "val": [("val/c.JPG", "un café"), ("val/d.png", "four")],
     }
-    assert problems.notes[-1].endswith("1 pictures without a text beside them are left out")
+    assert problems.notes[-1].endswith("left out 1 image without a text beside")
+
+
+@pytest.mark.parametrize("options", [{"annotations": "my lists/train.csv"}, {"root": "my lists/train.csv"}])
+def test_read_pairs__what_is_said_of_siblings_works(tmp_path: Path, options: dict[str, str]) -> None:
+    """Relative to the folder of the data set, or to that of a table which was given in its place."""
+    (tmp_path / "my lists").mkdir()
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / "my lists" / name).write_text("image,caption\na.jpg,x\nb.jpg,x\nc.jpg,x\n")
+    root = tmp_path / options.get("root", ".")
+    source = find_source(layout="pairs", root=root, annotations=options.get("annotations"))
+    problems = Problems()
+    before = {picture.path for split in source.read(problems).values() for picture in split.pictures}
+    words = shlex.split(problems.notes[0].partition("give ")[2])
+    said = {override.key_or_group: override.value() for override in map(parse_override, words)}
+    followed = find_source(layout="pairs", root=said["data.root"], annotations=said["data.annotations"])
+    splits = followed.read(problems)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3, "val": 3}
+    assert {picture.path for picture in splits["train"].pictures} == before
+
+
+def test_read_pairs__a_row_without_an_image_is_of_its_split(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,one,train\n,two,train\nhttp://x/a.jpg,three,train\n")
+    problems = Problems(skip_rows=2)
+    assert len(_read_table(tmp_path / "a.csv", problems=problems)["train"]) == 1
+    assert len(problems.skipped) == 2

@@ -106,7 +106,7 @@ def test_global_batch_sampler__state_of_another_run(name: str, other: int) -> No
 def test_global_batch_sampler__no_negatives() -> None:
     with pytest.raises(ConfigError, match=r"data.batch_size=1 gives global batches of one"):
         GlobalBatchSampler(length=20, batch_size=1, seed=0)
-    with pytest.raises(ConfigError, match=r"split of 1 captions gives global batches of one"):
+    with pytest.raises(ConfigError, match=r"split of 1 caption gives global batches of one"):
         GlobalBatchSampler(length=1, batch_size=8, seed=0)
     with pytest.raises(ConfigError, match="less than one sample for each of the 3 devices"):
         GlobalBatchSampler(length=20, batch_size=2, seed=0, world_size=3)

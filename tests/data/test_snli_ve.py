@@ -31,7 +31,7 @@ def test_read_snli_ve__official_layout(tmp_path: Path) -> None:
     problems = Problems(collect=True)
     splits = read_snli_ve(tmp_path, folder=tmp_path / "flickr30k-images", problems=problems)
     assert problems.found == []
-    assert problems.notes == [f'{tmp_path / "snli_ve_train.jsonl"}: 1 lines with the label "-" are left out']
+    assert problems.notes == [f'{tmp_path / "snli_ve_train.jsonl"}: left out 1 line with the label "-"']
     assert splits.keys() == {"train", "val"}
     assert splits["train"].classes == ("contradiction", "neutral", "entailment")
     assert splits["train"].statements.labels.tolist() == [2]
@@ -47,7 +47,7 @@ def test_read_snli_ve__left_out_lines_are_logged_in_a_run(tmp_path: Path, caplog
     splits = read_snli_ve(tmp_path, folder=tmp_path, problems=Problems())
     assert len(splits["test"]) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f'{tmp_path / "snli_ve_test.jsonl"}: 2 lines with the label "-" are left out'
+        f'{tmp_path / "snli_ve_test.jsonl"}: left out 2 lines with the label "-"'
     ]
 
 
@@ -57,7 +57,7 @@ def test_read_snli_ve__left_out_lines_are_logged_in_a_run(tmp_path: Path, caplog
         ([entailment("1", "maybe")], "has the label 'maybe', which is none of the classes contradiction, neutral"),
         ([entailment("", "neutral")], "line 1 lacks the number of its image"),
         ([{"gold_label": "neutral"}], "line 1 lacks the number of its image"),
-        ([entailment("1", pairID="x"), entailment("2", pairID="x")], "line 2 (x) has the identifier of line 1"),
+        ([entailment("1", pairID="x"), entailment("2", pairID="x")], ".jsonl: line 1: give each sample its own"),
         ([], "snli_ve_dev.jsonl lists no statements"),
     ],
 )
@@ -95,3 +95,21 @@ def test_read__any_value_in_any_field(tmp_path: Path, value: Any, form: str) -> 
             assert sum(map(len, splits.values())) + len(problems.found) >= 1
             assert all("\n" not in str(DataError(message)) for _, message in problems.found)
             (tmp_path / name).unlink()
+
+
+def test_read_snli_ve__bad_rows_of_train_are_those_of_train(tmp_path: Path) -> None:
+    """Whether the image is missing or the line is no JSON: `data.skip_bad_rows` suffices, and the message says so."""
+    write(tmp_path, [entailment(""), entailment("1")], "snli_ve_train.jsonl")
+    says = r"; data\.skip_bad_rows=N leaves out up to N such rows$"
+    with pytest.raises(DataError, match=rf"line 1 lacks .*{says}"):
+        read_snli_ve(tmp_path, folder=tmp_path, problems=Problems(skip_rows=0))
+    with (tmp_path / "snli_ve_train.jsonl").open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(DataError, match=rf"is not JSONL .*{says}"):
+        read_snli_ve(tmp_path, folder=tmp_path, problems=Problems(skip_rows=0))
+    problems = Problems(skip_rows=2)
+    assert len(read_snli_ve(tmp_path, folder=tmp_path, problems=problems)["train"]) == 1
+    assert len(problems.skipped) == 2
+    write(tmp_path, [entailment("")], "snli_ve_dev.jsonl")
+    with pytest.raises(DataError, match=r"data\.skip_bad_rows=N data\.skip_bad_rows_in_eval=true leaves out"):
+        read_snli_ve(tmp_path, folder=tmp_path, problems=Problems(skip_rows=9))

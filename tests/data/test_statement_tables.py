@@ -105,31 +105,31 @@ def test_read_statements__split_by_hash(tmp_path: Path, paired: bool) -> None:
 @pytest.mark.parametrize(
     ("records", "says"),
     [
-        ([sample(["a", "b"]), sample(["c"])], "line 2 has 1 images, "),
+        ([sample(["a", "b"]), sample(["c"])], "line 2 has 1 image, "),
         ([sample(["a", ""])], "line 1 lacks the path of an image"),
         ([sample(5)], "line 1 lacks the path of an image"),
         ([sample([])], "line 1 lacks the path of an image"),
         (
             [{"text": "a", "label": 1}],
-            "has no column for image, only 'text', 'label': write which it is, 'data.columns={image",
+            "has no column for image, only 'text', 'label': say which holds what by data.columns='{image",
         ),
         ([{"image": "a.jpg", "foo": 1}], "no column for text and label"),
         ([{"image": "a.jpg", "question": "?", "answers": ["x"]}], "is questions and answers (VQA)"),
-        ([sample(label=0.5)], "line 1 has a label that is no word and no whole number"),
-        ([sample(label=[1])], "line 1 has a label that is no word and no whole number"),
-        ([sample(label=10**30)], "line 1 has a label that is no word and no whole number"),
+        ([sample(label=0.5)], "line 1 has the label 0.5, which is neither a word nor a whole number"),
+        ([sample(label=[1])], "line 1 has the label [1], which is neither a word nor a whole number"),
+        ([sample(label=10**30)], f"line 1 has the label {10**30}, which is neither a word nor a"),
         ([sample(label=None)], "line 1 lacks a label (label)"),
         ([sample(label=float("nan"))], "line 1 lacks a label (label)"),
         ([sample(label=" ")], "line 1 lacks a label (label)"),
         ([sample(label="nan")], "line 1 lacks a label (label)"),
         ([sample(), sample(label="no", text="  ")], "line 2 (mine-2): the statement has no words"),
         ([sample(), sample(label="no", text=None)], "line 2 (mine-2) lacks a statement"),
-        ([sample(identifier="x"), sample(label="no", identifier="x")], "line 2 (x) has the identifier of line 1"),
+        ([sample(identifier="x"), sample(label="no", identifier="x")], "mine.jsonl: line 1: give each sample its own"),
         ([sample(split="tset")], "line 1 is of the split 'tset'"),
         ([sample(split=["val"])], "line 1 is of the split ['val']"),
         ([sample(split="val"), sample(label="no")], "line 2 lacks the split that others have"),
-        ([sample(), sample()], "has but the label yes"),
-        ([], "mine.jsonl lists no statements"),
+        ([sample(), sample()], "is 'yes': give statements of two"),
+        ([], "no statements are listed in"),
         ([[1]], "entry 1 is no object"),
         ([sample(), [1]], "line 2 is no object"),
     ],
@@ -161,7 +161,7 @@ def test_read_statements__collects_every_problem(tmp_path: Path) -> None:
 
 
 def test_read_statements__many_labels_are_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"30 rows have 30 different labels, which are no classes"):
+    with pytest.raises(DataError, match=r"30 rows have 30 different labels, too many for classes"):
         read(tmp_path, [sample(label=f"answer {i}") for i in range(30)])
 
 
@@ -233,7 +233,7 @@ def test_read_statements__columns_that_are_named(tmp_path: Path) -> None:
     columns = {"image": ["foto2", "foto1"], "text": "frage", "label": "antwort"}
     split = read_table(file, columns=columns)["train"]
     assert list(split.pictures.names) in (["b", "a"], ["d", "c"])
-    with pytest.raises(DataError, match=r"has no column 'foto3', only 'foto1', 'foto2', 'frage', 'antwort'"):
+    with pytest.raises(DataError, match=r"has no column 'foto3': take one of 'foto1', 'foto2', 'frage', 'antwort'"):
         read_table(file, columns={**columns, "image": "foto3"})
     records = [{"image": f"{i}.jpg", "question": "A dog ?", "answer": "yes" if i % 2 else "no"} for i in range(4)]
     (tmp_path / "vqa.json").write_text(json.dumps(records))

@@ -304,7 +304,7 @@ def test_tokenizer__strange_texts_become_ids_of_the_table(kind: str, request: py
     assert 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocabulary_size
     assert int(mask.sum(dim=1).min()) >= 2
     for nothing in ("", " \t\n", "\u2003", " " * 10**5):
-        with pytest.raises(DataError, match=r"^caption '.{0,170}' has no words: write it out, or leave it out$"):
+        with pytest.raises(DataError, match=r"^the text '.{0,170}' has no words: write some, or leave it out$"):
             tokenizer(["star", nothing])
 
 

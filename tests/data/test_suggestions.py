@@ -32,10 +32,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1.png", "1.jpg", "", "1.png: write it so in the annotations"),
         ("a b.jpg", "a%20b.jpg", "", "a b.jpg: decode the %-codes in the annotations"),
         (unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.jpg"), "",
-         ": its accents are encoded otherwise"),
+         ": its accents are encoded in another way"),
         ("images/1.jpg", "images/1.jpg", "annotations", ": set data.images=."),
         ("Images/1.jpg", "1.jpg", "", ": set data.images=Images"),
         ("images/1.jpg", "images/1.jpg", "images", ": set data.images=."),
+        ("my images, all/1.jpg", "1.jpg", "", ": set \"data.images='my images, all'\""),
         ("images/1.jpg", "/home/other/set/images/1.jpg", "", "1.jpg: cut /home/other/set/ off the paths"),
     ],
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_split_in_name(split: str, before: str, after: str) -> None:
         (["train/metadata.jsonl", "validation/metadata.csv", "test/metadata.jsonl"],
          {("train/metadata.jsonl", "train", "train"), ("validation/metadata.csv", "val", "validation"),
           ("test/metadata.jsonl", "test", "test")}),
-        (["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt"], {(".", None, "")}),  # texts beside pictures
+        (["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt"], {(".", None, "")}),  # texts beside the images
         (["train/a.jpg", "train/a.txt"], {(".", None, "")}),
         (["captions.txt", "a.jpg", "a.txt", "readme.txt"], None),
     ],
@@ -85,7 +85,7 @@ def test_found_tables(tmp_path: Path, names: list[str], tables: set[tuple[str, s
         (["a.csv", "train.csv"], "holds several tables (a.csv, train.csv): name one in data.annotations"),
         (["train.csv", "train_small.csv", "test.csv"], "holds several tables"),
         (["annotations/pairs.csv"], "there is annotations/pairs.csv: give data.annotations=annotations/pairs.csv, and"),
-        (["cat/1.jpg", "dog/2.jpg"], "only the folders cat, dog, and names of folders are no captions"),
+        (["cat/1.jpg", "dog/2.jpg"], "only folders (cat, dog), and their names are no captions"),
         ([], "should hold a table"),
     ],
 )
@@ -144,9 +144,11 @@ def test_require_names(tmp_path: Path) -> None:
     require_names(given_tables(tmp_path, ["train.csv", "val.csv"]))
     require_names(given_tables(tmp_path, "train.csv"))
     require_names([])
-    with pytest.raises(DataError, match=r"val\.csv is of test by data\.annotations only, and shards keep no more"):
+    with pytest.raises(
+        DataError, match=r"val\.csv is of the split test by data\.annotations only, and shards keep no more"
+    ):
         require_names(given_tables(tmp_path, {"train": "train.csv", "test": "val.csv"}))
-    with pytest.raises(DataError, match="texts beside pictures"):
+    with pytest.raises(DataError, match="texts beside the images"):
         require_names([TableFile(tmp_path)])
 
 
@@ -163,3 +165,20 @@ def test_find_source__imagefolder_of_hugging_face(tmp_path: Path) -> None:
     }
     assert sorted(source.files()) == [tmp_path / "test" / "metadata.jsonl", tmp_path / "train" / "metadata.jsonl"]
     assert source.file_of("test") == tmp_path / "test" / "metadata.jsonl"
+
+
+def test_given_tables__a_folder_below_is_told_from_the_root(tmp_path: Path) -> None:
+    """What is said of a folder without a table can be typed: it starts from `data.root`."""
+    put(tmp_path, "deep/my x/a.csv", content="image,caption\n1.jpg,a dog\n")
+    says = rf"^folder {tmp_path}/deep holds no table, .*: give \"data.annotations='deep/my x/a.csv'\", and"
+    with pytest.raises(DataError, match=says):
+        given_tables(tmp_path, "deep")
+    assert given_tables(tmp_path, "deep/my x/a.csv")[0].file.is_file()
+
+
+def test_require_names__what_is_said_works(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "b.csv", "train.csv", "val.csv")
+    with pytest.raises(DataError, match=r"write one table with a column split, or call the tables train\.csv, val"):
+        require_names(given_tables(tmp_path, {"train": "a.csv", "val": "b.csv"}))
+    require_names(given_tables(tmp_path, {"train": "train.csv", "val": "val.csv"}))
+    require_names(given_tables(tmp_path, "a.csv"))

@@ -98,16 +98,16 @@ def test_open_table__captions_full_of_commas(tmp_path: Path, delimiter: str, hea
 @pytest.mark.parametrize(
     ("content", "kept", "says"),
     [
-        ("image,caption\na.jpg,one\nb.jpg\nc.jpg,three\n", ["a.jpg", "c.jpg"], "line 3 has 1 cells where 2 are wanted"),
+        ("image,caption\na.jpg,one\nb.jpg\nc.jpg,three\n", ["a.jpg", "c.jpg"], "line 3 has 1 cell, the table has 2 columns"),
         ("image,caption\na.jpg,one\nb.jpg,two, more\nc.jpg,three\n", ["a.jpg", "c.jpg"],
-         "line 3 has 3 cells where 2 are wanted (one with a comma in it needs quotes)"),
-        ("image,caption\na.jpg,one\nb.jpg,two, more, or less\n", ["a.jpg"], "line 3 has 4 cells where 2 are wanted"),
+         "line 3 has 3 cells, the table has 2 columns (one with a comma in it needs quotes)"),
+        ("image,caption\na.jpg,one\nb.jpg,two, more, or less\n", ["a.jpg"], "line 3 has 4 cells, the table has 2 columns"),
         ('image,caption\na.jpg,one\nb.jpg,"two\nc.jpg,three\nd.jpg,"four"\n', ["a.jpg", "c.jpg", "d.jpg"],
          "line 3 opens a quote that nothing closes"),
         ('image,caption\na.jpg,one\nb.jpg,"two" more\nc.jpg,three\n', ["a.jpg", "c.jpg"],
          "line 3 has more after the closing quote"),
         ("image,caption\na.jpg,one\nb.jpg,t\0o\nc.jpg,three\n", ["a.jpg", "c.jpg"], "line 3 holds a zero byte"),
-        ("image,caption\na.jpg,é\nb.jpg,\udce9\nc.jpg,é\n", ["a.jpg", "c.jpg"], "line 3 is not UTF-8, as other lines"),
+        ("image,caption\na.jpg,é\nb.jpg,\udce9\nc.jpg,é\n", ["a.jpg", "c.jpg"], "line 3 is not UTF-8, and other lines"),
     ],
 )  # fmt: skip
 def test_open_table__broken_row_spoils_no_other(tmp_path: Path, content: str, kept: list[str], says: str) -> None:
@@ -205,7 +205,7 @@ def test_open_table__json(tmp_path: Path, name: str, content: str, codec: str) -
         (b"PK\x03\x04", "is a ZIP archive"),
         (b"\xff\xd8\xff\xe0", "is a JPEG: give the table"),
         (b"\0" * 1000, "zero byte"),
-        (b"a,b,c\n" * 3 + b"image,caption", "line 4 has 2 cells where 3 are wanted"),
+        (b"a,b,c\n" * 3 + b"image,caption", "line 4 has 2 cells, the table has 3 columns"),
     ],
 )
 def test_open_table__no_table(tmp_path: Path, content: bytes, says: str) -> None:

@@ -47,7 +47,8 @@ def test_resume__with_another_number_of_processes(
         capfd.readouterr().err
     )
     assert first(*OPTIONS, *other, f"run_dir={run}") == 0
-    said = f"{after} process{'es' * (after > 1)} now, {before} before: the global batch stays 16, {16 // after} samples"
+    said = f"{after} process{'es' * (after > 1)} now, {before} before: the global batch stays 16, so that each has "
+    said += f"{16 // after} of its samples"
     assert capfd.readouterr().out.count(said) == 1
     assert said in (run / "train.log").read_text()
 

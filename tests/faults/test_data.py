@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Train = Callable[..., int]
 Happen = Callable[..., Any]
-AGAIN = "start the same command with this run_dir again, which goes on from its last checkpoint"
+AGAIN = "start the same command again (a training run with this run_dir, to resume from its last checkpoint)"
 
 
 @pytest.mark.parametrize("options", [(), ("data.num_workers=1", "data.max_bad_images=5")])
