@@ -13,7 +13,6 @@ from mwa_lightning.data.records import RetrievalSplit, SplitBuilder
 from mwa_lightning.data.splitting import assign_splits, split_named
 from mwa_lightning.data.text_files import encoding_of
 from mwa_lightning.errors import counted, shorten
-from mwa_lightning.shell_words import typed
 
 
 def read_caption_json(
@@ -81,7 +80,7 @@ def read_caption_json(
     for split, images in others.items():
         problems.note(
             f"{shorten(map(str, given.values()))}: {counted(images, 'entry', 'entries')} of the split {split!r}, "
-            f"which is neither train, val nor test: {typed('split', split)} evaluates it"
+            "which is neither train, val nor test: not used; write one of these"
         )
     return {name: builder.build() for name, builder in builders.items()}
 

@@ -19,7 +19,6 @@ from mwa_lightning.data.storage import Storage, readable
 from mwa_lightning.data.stores import PictureFolder, PictureStore
 from mwa_lightning.data.table_files import TableFile, split_lists, tables_at
 from mwa_lightning.errors import ConfigError, DataError, counted, shorten
-from mwa_lightning.shell_words import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +101,8 @@ class Source:
         if split == "train":
             return "mwa-train needs one; mwa-eval does not"
         if split == "test":
-            other = next((name for name in ("val", *there) if name in there), None)
-            return "add one to the annotations" if other is None else f"{typed('split', other)} evaluates another"
+            other = next((name for name in ("val", "train") if name in there), None)
+            return "add one to the annotations" if other is None else f"split={other} evaluates another"
         if "train" in there and (self.tables or LAYOUTS[self.layout].own):
             return "mwa-train needs one: data.val_share=0.05 makes one of 5 % of train, by a hash of the images"
         return "mwa-train needs one: add it to the annotations"

@@ -192,5 +192,5 @@ def test_read_caption_json__a_split_of_another_name_is_told_by_its_file(tmp_path
     assert list(read_caption_json(files, folder=tmp_path, problems=problems)) == ["train", "extra", "val"]
     assert problems.notes == [
         f"{tmp_path}/train.json, {tmp_path}/val.json: 1 entry of the split 'extra', which is neither train, val nor "
-        "test: split=extra evaluates it"
+        "test: not used; write one of these"
     ]

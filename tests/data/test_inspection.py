@@ -229,7 +229,7 @@ def test_inspect__notes_are_not_fatal(tmp_path: Path) -> None:
     text = format_report(report)
     assert "images of one colour, or nearly so: 3, " in report.notes[3]  # these are of one colour
     assert 'snli_ve_dev.jsonl: left out 1 line with the label "-"' in text
-    assert "val: 1 images, 1 statements (contradiction 0, neutral 1, entailment 0)" in text
+    assert "val: 1 image, 1 statement (contradiction 0, neutral 1, entailment 0)" in text
 
 
 def test_inspect__one_of_each_is_told_in_the_singular(write_karpathy: Write) -> None:

@@ -108,7 +108,7 @@ def test_global_batch_sampler__no_negatives() -> None:
         GlobalBatchSampler(length=20, batch_size=1, seed=0)
     with pytest.raises(ConfigError, match=r"split of 1 caption gives global batches of one"):
         GlobalBatchSampler(length=1, batch_size=8, seed=0)
-    with pytest.raises(ConfigError, match="less than one sample for each of the 3 devices"):
+    with pytest.raises(ConfigError, match="less than one sample for each of the 3 processes"):
         GlobalBatchSampler(length=20, batch_size=2, seed=0, world_size=3)
 
 

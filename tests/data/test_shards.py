@@ -609,12 +609,12 @@ def test_damage__cut_short_missing_or_too_long(copy: Path) -> None:
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes() + b"x")
     assert list(store.damage(thorough=False)) == list(store.damage(thorough=True))
-    counts = [counted(int((store.index.shards == number).sum()), "image") for number in range(3)]
+    counts = [int((store.index.shards == number).sum()) for number in range(3)]
+    holds = [f"it holds {counted(count, 'image')}" for count in counts]
     assert list(store.damage(thorough=False)) == [
-        f"{files[0]} is cut short (600 bytes where {sizes[0]:,} were written), it holds {counts[0]}: {AGAIN}",
-        f"{files[1]} is missing, it holds {counts[1]}: {AGAIN}",
-        f"{files[2]} is too long ({sizes[2] + 1:,} bytes where {sizes[2]:,} were written), it holds "
-        f"{counts[2]}: {AGAIN}",
+        f"{files[0]} is cut short (600 bytes where {sizes[0]:,} were written), {holds[0]}: {AGAIN}",
+        f"{files[1]} is missing, {holds[1]}: {AGAIN}",
+        f"{files[2]} is too long ({sizes[2] + 1:,} bytes where {sizes[2]:,} were written), {holds[2]}: {AGAIN}",
     ]
     says = []
     for path in _paths(store):

@@ -98,10 +98,12 @@ def test_open_table__captions_full_of_commas(tmp_path: Path, delimiter: str, hea
 @pytest.mark.parametrize(
     ("content", "kept", "says"),
     [
-        ("image,caption\na.jpg,one\nb.jpg\nc.jpg,three\n", ["a.jpg", "c.jpg"], "line 3 has 1 cell, the table has 2 columns"),
+        ("image,caption\na.jpg,one\nb.jpg\nc.jpg,three\n", ["a.jpg", "c.jpg"],
+         "line 3 has 1 cell, the table has 2 columns"),
         ("image,caption\na.jpg,one\nb.jpg,two, more\nc.jpg,three\n", ["a.jpg", "c.jpg"],
          "line 3 has 3 cells, the table has 2 columns (one with a comma in it needs quotes)"),
-        ("image,caption\na.jpg,one\nb.jpg,two, more, or less\n", ["a.jpg"], "line 3 has 4 cells, the table has 2 columns"),
+        ("image,caption\na.jpg,one\nb.jpg,two, more, or less\n", ["a.jpg"],
+         "line 3 has 4 cells, the table has 2 columns"),
         ('image,caption\na.jpg,one\nb.jpg,"two\nc.jpg,three\nd.jpg,"four"\n', ["a.jpg", "c.jpg", "d.jpg"],
          "line 3 opens a quote that nothing closes"),
         ('image,caption\na.jpg,one\nb.jpg,"two" more\nc.jpg,three\n', ["a.jpg", "c.jpg"],
