@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mwa_lightning.cli.command import Command, run
-from mwa_lightning.errors import ConfigError, DataError, Stopped
+from mwa_lightning.errors import ConfigError, DataError, Stopped, counted
 from mwa_lightning.report.terminal import deliver, say
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
         )
     twins = written.paths - written.images
     say(
-        f"data={config.data.layout}: {written.paths:,} images{f' ({twins:,} the same as others)' if twins else ''} in "
-        f"{written.shards:,} shards, {written.bytes:,} bytes: {config.shards}"
+        f"data={config.data.layout}: {counted(written.paths, 'image')}{f' ({twins:,} the same as others)' if twins else ''} "
+        f"in {counted(written.shards, 'shard')}, {written.bytes:,} bytes: {config.shards}"
         + ("" if written.new else " (there already)")
     )

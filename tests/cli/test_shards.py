@@ -81,7 +81,7 @@ def test_prepare__says_one_line_where_nobody_looks(data_root: Path, tmp_path: Pa
     folder = tmp_path / "größere Stücke"
     assert prepare.main(["data=karpathy", f"data.root={data_root}", f"shards='{folder}'"]) == 0
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert capsys.readouterr() == (f"data=karpathy: 24 images in 1 shards, {size:,} bytes: {folder}\n", "")
+    assert capsys.readouterr() == (f"data=karpathy: 24 images in 1 shard, {size:,} bytes: {folder}\n", "")
 
 
 def test_prepare__statements(tmp_path: Path, capsys: Capture) -> None:

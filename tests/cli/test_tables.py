@@ -62,7 +62,8 @@ def test_prepare__what_people_have(
         (pictures / name).write_text(content)
     command = ["data=pairs", f"data.root={pictures}", "data.num_workers=0", *typed]
     assert prepare.main([*command, "check=true"]) == 0
-    counts = dict(re.findall(r"^(train|val|test): \d+ images?, (\d+) captions?", report := capsys.readouterr().out, re.M))
+    report = capsys.readouterr().out
+    counts = dict(re.findall(r"^(train|val|test): \d+ images?, (\d+) captions?", report, re.M))
     assert tuple(int(counts.get(split, 0)) for split in ("train", "val", "test")) == captions
     assert "read as: " in report
     assert report.endswith("no problems\n")

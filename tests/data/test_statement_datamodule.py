@@ -107,7 +107,7 @@ def test_swap_sides__whole_words_in_their_case() -> None:
 
 def test_train_dataloader__swapping_needs_two(write_statements: Write, tokenizer: SentencePieceTokenizer) -> None:
     module = _fitted(write_statements(images_a_sample=1), tokenizer, swap_images=True)
-    with pytest.raises(ConfigError, match=r"data.swap_images=true: a statement has 1 images here"):
+    with pytest.raises(ConfigError, match=r"data.swap_images=true: a statement has 1 image here, and only two"):
         module.train_dataloader()
 
 
