@@ -170,8 +170,9 @@ def _write_shards(config: DictConfig, signals: Breaking) -> None:
             follow=_follow(signals),
         )
     twins = written.paths - written.images
+    same = f" ({twins:,} the same as others)" if twins else ""
     say(
-        f"data={config.data.layout}: {counted(written.paths, 'image')}{f' ({twins:,} the same as others)' if twins else ''} "
+        f"data={config.data.layout}: {counted(written.paths, 'image')}{same} "
         f"in {counted(written.shards, 'shard')}, {written.bytes:,} bytes: {config.shards}"
         + ("" if written.new else " (there already)")
     )
