@@ -64,7 +64,8 @@ def test_published__figures_as_printed_by_the_authors() -> None:
 
 
 def test_published__unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"the nearest are beit3_base_coco, .*, and all \d+ are in .*published\.yaml") as raised:
+    said = r"the nearest are beit3_base_coco, .*, and all \d+ are in .*published\.yaml"
+    with pytest.raises(ConfigError, match=said) as raised:
         published("beit3-base-coco")
     assert "\n" not in str(raised.value)
     with pytest.raises(ConfigError, match="the nearest are"):

@@ -31,7 +31,8 @@ rate = float(words.get("optim.lr", words.get("lr")))
 run.mkdir(exist_ok=True)
 (run / "config.yaml").write_text(json.dumps({"training": {"monitor": monitor}, "split": "test", **words}))
 with (run / "starts").open("a") as file:
-    print(os.getpid(), os.environ.get("OMP_NUM_THREADS", "free"), os.environ.get("CUDA_VISIBLE_DEVICES", "all"), file=file)
+    threads, gpus = os.environ.get("OMP_NUM_THREADS", "free"), os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    print(os.getpid(), threads, gpus, file=file)
 table = run / "metrics.csv"
 if not table.exists():
     table.write_text("step,epoch,name,value\n")
