@@ -44,6 +44,19 @@ class StorageError(UserError):
     """A disk that does not take what is written: full, over quota, read-only or gone."""
 
 
+class OutOfMemory(UserError):  # noqa: N818 (a state of the machine)
+    """Too little memory, of the machine or of a GPU; `wanted` is what was asked for last, if that is known."""
+
+    def __init__(self, *, gpu: bool, wanted: str | None) -> None:
+        where = "the memory of the GPU" if gpu else "memory"
+        asked = "" if wanted is None else f" (the last request was for {wanted})"
+        workers = "" if gpu else ", data.num_workers"
+        super().__init__(
+            f"{where} does not suffice{asked}: lower data.batch_size{workers} or data.eval_batch_size, or free some, "
+            "and start the same command again; a training run goes on from its last checkpoint"
+        )
+
+
 class ProcessFailed(UserError):  # noqa: N818 (its own message was another process's)
     """Another process of the run failed, with exit code `code` (minus the signal that ended it)."""
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
+from mwa_lightning.memory import out_of_memory
 from mwa_lightning.report.terminal import complain, deliver, open_streams
 from mwa_lightning.training.cpus import wait_passively
 from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
+from mwa_lightning.training.slurm import step
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -80,6 +82,9 @@ def _carry_out(command: Command, argv: Sequence[str] | None) -> int:
 
 def _report(command: Command, error: Exception, *, debug: bool) -> int:
     """Say what went wrong, and return the exit code."""
+    if short := out_of_memory(error):
+        traceback.clear_frames(error.__traceback__)  # what they hold may be what there is too little of
+        error = short
     rank = rank_of_process()
     if rank:
         from mwa_lightning.training.worker import report
@@ -100,8 +105,6 @@ def _report(command: Command, error: Exception, *, debug: bool) -> int:
 
 def rank_of_process() -> int:
     """Which of the processes this is that srun or torchrun has started for one run."""
-    from mwa_lightning.training.slurm import step
-
     task = step()
     return int(os.environ.get("RANK", 0)) if task is None else task.rank
 

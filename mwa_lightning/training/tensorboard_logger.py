@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import SummaryWriter
 
 from mwa_lightning.report.examples import Drawing
 from mwa_lightning.training.loggers import steps_of
@@ -29,6 +36,24 @@ def _unless_of_tensorboard(thread: threading.ExceptHookArgs) -> None:
 threading.excepthook = _unless_of_tensorboard
 
 
+class _OrderedWriter(SummaryWriter):
+    """Writes files that TensorBoard reads in the order in which they were made, also after the clock was set back.
+
+    It sorts them by their names, which begin with the time; what it reads out of order it takes for expired.
+    """
+
+    def _get_file_writer(self) -> Any:
+        names = (re.match(r"events\.out\.tfevents\.(\d+)\.", file.name) for file in Path(self.log_dir).glob("events.*"))
+        latest = max((int(name[1]) for name in names if name), default=0)
+        if self.file_writer is not None or latest < int(time.time()):
+            return super()._get_file_writer()
+        event_file_writer.time = SimpleNamespace(time=lambda: latest + 1)
+        try:
+            return super()._get_file_writer()
+        finally:
+            event_file_writer.time = time
+
+
 class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
     """TensorBoard's events, each figure of a step once, whatever the run went through.
 
@@ -45,6 +70,12 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
         # Now, as Lightning opens a file before `begin`; one that a full disk did not take is empty.
         self._had_none = not any(file.stat().st_size for file in (run.path / FOLDER).glob("events.*"))
         self._latest: tuple[int | None, tuple[str, ...]] | None = None
+
+    def open(self) -> Any:
+        """TensorBoard's writer, in the first process; opened if it is not yet."""
+        if rank_zero_only.rank == 0 and self._experiment is None:
+            self._experiment = _OrderedWriter(log_dir=self.log_dir)
+        return super().open()
 
     @losable
     def begin(self, step: int) -> None:

@@ -14,6 +14,7 @@ import traceback
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.errors import Interrupted, Stopped, UserError
+from mwa_lightning.memory import out_of_memory
 from mwa_lightning.report.terminal import complain, open_streams
 from mwa_lightning.training.signals import listening
 
@@ -56,6 +57,7 @@ def report(error: Exception, *, rank: int) -> int:
     """Say what failed in a process that is not the first, after what the first has to say; returns the exit code."""
     if isinstance(error, Stopped):
         return error.exit_code  # all of them were, and the first says so
+    error = out_of_memory(error) or error
     said = traceback.format_exc()
     if isinstance(error, UserError):
         said = f"error: {' '.join(str(error).split())}"
