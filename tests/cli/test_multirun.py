@@ -133,7 +133,7 @@ def test_multirun__what_is_given_twice_is_one_job(elsewhere: Path, capsys: pytes
         ("seed=1,2 launcher=slrum", ["launcher=slrum", "Did you mean slurm?"]),
         ("seed=1,2 launcher.jobs=0", ["launcher.jobs=0", "from 1 up"]),
         ("seed=1,2 launcher.gpus=[0] launcher.jobs=2", ["launcher.gpus=[0]", "launcher.jobs=2"]),
-        ("seed=1,2 launcher=slurm trainer.devices=1,2", ["equal trainer.num_nodes"]),
+        ("seed=1,2 launcher=slurm trainer.devices=1,2", ["the same trainer.num_nodes, trainer.devices"]),
         ("seed=1,2 launcher=slurm trainer.devices=auto", ["trainer.devices=auto"]),
         ("seed=1,2 launcher=slurm +launcher.partitoin=a", ["launcher.partitoin", "Did you mean launcher.partition?"]),
         ("seed=1,2 run_dir=taken", ["run_dir=", "no multirun.yaml"]),
