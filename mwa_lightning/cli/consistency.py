@@ -103,6 +103,8 @@ def check_training(config: DictConfig) -> None:
     trainer = config.trainer
     if config.adapter._target_.endswith(".NoAdapter"):
         raise ConfigError("adapter=none trains nothing: choose another adapter, or evaluate with mwa-eval")
+    if config.training.get("find_lr"):
+        _check_range_test(config)
     processes = 1 if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
     if config.training.zero_shot and about_statements(config):
         raise ConfigError(
@@ -121,6 +123,17 @@ def check_training(config: DictConfig) -> None:
             "trainer.strategy=fsdp shards; take trainer.strategy=ddp, or task.queue_size=null"
         )
     check_measured(config, config.training.monitor, key="training.monitor")
+
+
+def _check_range_test(config: DictConfig) -> None:
+    """Refuse a learning-rate range test of what is no run from its beginning."""
+    key = "training.find_lr=true"
+    if config.trainer.get("fast_dev_run"):
+        raise ConfigError(f"{key}: does not go with trainer.fast_dev_run; leave one of them out")
+    if config.trainer.strategy == "fsdp":
+        raise ConfigError(f"{key}: cannot be had with trainer=fsdp; take trainer=ddp, or fewer layers")
+    if config.resume not in ("auto", "never"):
+        raise ConfigError(f"{key}: is of a run from its beginning: leave resume={config.resume} out")
 
 
 def check_adapted(config: DictConfig) -> None:

@@ -343,6 +343,7 @@ RULES: dict[str, Rule] = {
     "trainer.log_every_n_steps": _integer(1),
     "training.nonfinite": _choice("stop", "skip"),
     "training.zero_shot": _flag,
+    "training.find_lr": _flag,
     "training.ema_decay": _optional(_number(0, 1, with_low=False, with_high=False)),
     "training.checkpoint_every_n_steps": _optional(_integer(1)),
     "training.monitor": _text,

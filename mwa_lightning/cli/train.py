@@ -47,6 +47,7 @@ _MAIN_KEYS = (
     "trainer.precision",
     "trainer.threads",
     "training.checkpoint_every_n_steps",
+    "training.find_lr",
     "training.nonfinite",
     "debug",
 )
@@ -89,6 +90,10 @@ def compose_checked(arguments: list[str]) -> DictConfig:
     _check(config)
     if config.trainer.get("fast_dev_run"):
         raise ConfigError("trainer.fast_dev_run: tries one run and leaves nothing; try one of the runs alone")
+    if config.training.find_lr:
+        raise ConfigError(
+            "training.find_lr=true: is a test of one run, which then does not train; take one of them alone"
+        )
     return config
 
 

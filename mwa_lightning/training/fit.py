@@ -36,12 +36,13 @@ from mwa_lightning.training.cpus import settle_cpus
 from mwa_lightning.training.dead_workers import dead_workers_named
 from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.examples import Examples
+from mwa_lightning.training.find_lr import find_lr
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
 from mwa_lightning.training.journal import Journal
 from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
 from mwa_lightning.training.losable import Outcome
-from mwa_lightning.training.optim import make_optimizer, make_scheduler, own_learning_rate
+from mwa_lightning.training.optim import make_scheduler, optimizer_of, own_learning_rate
 from mwa_lightning.training.processes import Processes, gathered, processes_of
 from mwa_lightning.training.quiet import quiet
 from mwa_lightning.training.resuming import (
@@ -80,7 +81,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
 
     Everything that can be wrong with configuration, files and data is found before the run directory is made.
     A directory that holds an earlier start of the same run is continued from its last checkpoint (see `resuming`).
-    A try (`trainer.fast_dev_run`) leaves nothing and returns nothing.
+    A try (`trainer.fast_dev_run`) leaves nothing and returns nothing; `training.find_lr` leaves what `find_lr` does.
 
     Raises ConfigError, DataError or CheckpointError for what the user can mend, TrainingError if the run
     cannot go on, StorageError if its directory cannot be written, Stopped if one of the `signals` came.
@@ -118,6 +119,10 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             task.check_share(data.batch_size)
             check_origin(config, _trained(task))
             stop.check(processes)
+            if config.training.get("find_lr"):
+                log.info("%s", cpus)
+                find_lr(config, task, data, run, processes, stop)
+                return {}
             run.create()
             started = processes.first and run.check(config)  # another process may have begun it meanwhile, and ended
             if not started:
@@ -327,15 +332,7 @@ def _configure(config: DictConfig) -> Callable[[AdaptationTask[Any, Any]], Optim
         if rate == "auto":
             rate = own_learning_rate(task.model)
             log.info("optim.lr=auto: %.3g", rate)
-        optimizer = make_optimizer(
-            task.model,
-            lr=rate,
-            weight_decay=settings.weight_decay,
-            betas=settings.betas,
-            eps=settings.eps,
-            layer_decay=settings.layer_decay,
-            logit_scale_factor=settings.get("logit_scale_factor", 1.0),  # which older runs do not say
-        )
+        optimizer = optimizer_of(settings, task.model, lr=rate)
         total = int(task.trainer.estimated_stepping_batches)
         per_epoch = math.ceil(task.trainer.num_training_batches / task.trainer.accumulate_grad_batches)
         scheduler = make_scheduler(

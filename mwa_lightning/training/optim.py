@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -155,6 +156,19 @@ def make_optimizer(
         betas=(betas[0], betas[1]),
         eps=eps,
         fused=True,
+    )
+
+
+def optimizer_of(settings: DictConfig, model: nn.Module, *, lr: float) -> GatedAdamW:
+    """The optimizer of a configuration's `optim`, at another learning rate."""
+    return make_optimizer(
+        model,
+        lr=lr,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        eps=settings.eps,
+        layer_decay=settings.layer_decay,
+        logit_scale_factor=settings.get("logit_scale_factor", 1.0),  # which older runs do not say
     )
 
 

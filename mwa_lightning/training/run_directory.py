@@ -45,6 +45,7 @@ FREE_KEYS = frozenset(
         "data.root",
         "data.shards",
         "training.checkpoint_every_n_steps",
+        "training.find_lr",  # which trains nothing
         "training.requeue",
         "training.requeue_signal",
         VERSION,
@@ -74,6 +75,7 @@ class RunDirectory:
         self.predictions = path / "predictions.safetensors"
         self.coordinator = path / "coordinator.safetensors"
         self.coordinator_picture = path / "coordinator.png"
+        self.rates, self.rates_table = path / "lr_find.png", path / "lr_find.csv"
         self.lock = RunLock(path, within=(self.checkpoints,))
         self._made: list[Path] = []  # the directories that were not there before
 
@@ -158,9 +160,10 @@ class RunDirectory:
         return shorten((f"{key}={_typed(now.get(key))} (there: {_typed(earlier.get(key))})" for key in changed), 3)
 
     def _holds_other_files(self) -> bool:
-        """Whether there is anything that a run killed at its very beginning would not have left."""
+        """Whether there is more than a run killed at its very beginning, or a test before it, would have left."""
         empty = [self.checkpoints] if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()) else []
-        return any(path not in empty for path in self.lock.others())
+        before_it = [*empty, self.rates, self.rates_table]
+        return any(path not in before_it for path in self.lock.others())
 
     def write_config(self, config: DictConfig) -> None:
         """Write the resolved configuration, with the package's version and commit."""

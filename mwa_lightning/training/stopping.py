@@ -59,7 +59,7 @@ class StopAgreement(pl.Callback):
 
     def stop(self, trainer: pl.Trainer) -> None:
         """End the run, which was just saved. Raises Stopped."""
-        message = f"{self._name} after step {trainer.global_step}, which is saved"
+        message = f"{self.name} after step {trainer.global_step}, which is saved"
         log.info("stopped by %s", message)
         raise Stopped(message)
 
@@ -121,14 +121,15 @@ class StopAgreement(pl.Callback):
         """Leave an evaluation, which leaves nothing half-done; all ranks have as many batches. Raises Stopped."""
         self._exchange()
         if self.agreed:
-            raise Stopped(f"{self._name} during the evaluation, which is to be made again")
+            raise Stopped(f"{self.name} during the evaluation, which is to be made again")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave nothing on its way that a process which ends would miss."""
         self._receive()
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What stops the run."""
         return "another rank's signal" if self.signals.noted is None else self.signals.noted.name
 
     def part(self, *, first: bool, came: int) -> None:
