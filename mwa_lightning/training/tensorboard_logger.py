@@ -73,7 +73,7 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
 
     def open(self) -> Any:
         """TensorBoard's writer, in the first process; opened if it is not yet."""
-        if rank_zero_only.rank == 0 and self._experiment is None:
+        if rank_zero_only.rank == 0 and self._experiment is None:  # type: ignore[attr-defined]
             self._experiment = _OrderedWriter(log_dir=self.log_dir)
         return super().open()
 
