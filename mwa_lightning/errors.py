@@ -40,6 +40,12 @@ class NotFinite(TrainingError):  # noqa: N818 (what the settings come to, more o
     exit_code = 4
 
 
+class NotLearning(TrainingError):  # noqa: N818 (what the settings come to, more often than a defect)
+    """A run that has collapsed, is dead, diverges or learns nothing; a search goes on with other values."""
+
+    exit_code = 5
+
+
 class StorageError(UserError):
     """A disk that does not take what is written: full, over quota, read-only or gone."""
 

@@ -342,6 +342,7 @@ RULES: dict[str, Rule] = {
     "trainer.check_val_every_n_epoch": _integer(1),
     "trainer.log_every_n_steps": _integer(1),
     "training.nonfinite": _choice("stop", "skip"),
+    "training.collapsed": _choice("warn", "stop"),
     "training.zero_shot": _flag,
     "training.find_lr": _flag,
     "training.ema_decay": _optional(_number(0, 1, with_low=False, with_high=False)),

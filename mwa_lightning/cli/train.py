@@ -49,6 +49,7 @@ _MAIN_KEYS = (
     "training.checkpoint_every_n_steps",
     "training.find_lr",
     "training.nonfinite",
+    "training.collapsed",
     "debug",
 )
 _DEMO = "scenes_mwa"

@@ -34,6 +34,40 @@ def no_better_than_guessing(metrics: Mapping[str, float], *, split: str, images:
     return None
 
 
+def worse_than_frozen(metrics: Mapping[str, float], *, split: str, images: int) -> str | None:
+    """A line for people where the frozen model does better than the adapted one, beyond two deviations; else None.
+
+    Args:
+        metrics: Percent by name; `zero_shot/...` are those of the frozen model on the split.
+        split: The split.
+        images: Number of its images.
+    """
+    names = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    if not images or not all(f"{prefix}/{name}" in metrics for prefix in (split, "zero_shot") for name in names):
+        return None
+    both = [[metrics[f"{prefix}/{name}"] / 100 for name in names] for prefix in ("zero_shot", split)]
+    frozen, adapted = (100 * sum(shares) / len(shares) for shares in both)
+    if adapted >= frozen - _CLEAR * math.hypot(*(_deviation(shares, images) for shares in both)):
+        return None
+    return (
+        f"worse than the frozen model ({adapted:.2f}, frozen {frozen:.2f}): lower optim.lr, warm up, or train on more "
+        "data; docs/training.md says why a run does not learn"
+    )
+
+
+def beside(metrics: Mapping[str, float], *, split: str, images: int, samples: int) -> dict[str, float]:
+    """What stands beside the mean recall of a split: `random_order/mean_recall`, and `zero_shot/gain` over the frozen model.
+
+    Arguments are those of `no_better_than_guessing`; both are in percent, `gain` is there where both were measured.
+    """
+    recall, frozen = metrics.get(f"{split}/mean_recall"), metrics.get("zero_shot/mean_recall")
+    if recall is None or not images or not samples:
+        return {}
+    shares = _recalls_of_a_random_order(images, samples)
+    found = {"random_order/mean_recall": 100 * sum(shares) / len(shares)}
+    return found if frozen is None else found | {"zero_shot/gain": recall - frozen}
+
+
 def _recalls_of_a_random_order(images: int, texts: int) -> list[float]:
     """Expected Recall@1, 5, 10 both ways as shares, where each image has equally many texts."""
     own = max(1, round(texts / images))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from mwa_lightning.errors import Interrupted, NotFinite, Stopped, UserError
+from mwa_lightning.errors import Interrupted, NotFinite, NotLearning, Stopped, UserError
 from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job, SweepFolder
 from mwa_lightning.training.signals import Signals, listening
@@ -153,6 +153,8 @@ def how(code: int) -> str:
     """In what way a job has failed."""
     if code == NotFinite.exit_code:
         return f"diverged (exit code {code})"
+    if code == NotLearning.exit_code:
+        return f"did not learn (exit code {code})"
     return f"failed by signal {-code}" if code < 0 else f"failed (exit code {code})" if code else "failed"
 
 

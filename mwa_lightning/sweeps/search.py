@@ -11,7 +11,7 @@ from pathlib import Path
 
 from optuna.trial import Trial, TrialState
 
-from mwa_lightning.errors import ConfigError, NotFinite, TrainingError
+from mwa_lightning.errors import ConfigError, NotFinite, NotLearning, TrainingError
 from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job
 from mwa_lightning.sweeps.launching import (
@@ -156,7 +156,7 @@ class Search:
             study.tell(attempt.trial, state=TrialState.PRUNED)
             say(f"trial {number} pruned after epoch {last}")
             self._failures = 0
-        elif code == NotFinite.exit_code:
+        elif code in (NotFinite.exit_code, NotLearning.exit_code):
             self.folder.note(number, failed=how(code))
             study.tell(attempt.trial, state=TrialState.PRUNED)  # so the sampler takes its values for the worst
             say(f"trial {number} {how(code)}: {last_line(self.folder, attempt.job)}")

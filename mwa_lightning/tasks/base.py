@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.tasks.sharding import clip_gradients, is_sharded, shard
+from mwa_lightning.tasks.signs import Signs
 
 Stage = Literal["val", "test"]
 ModelT = TypeVar("ModelT", bound=AdaptedModel)
@@ -31,6 +32,10 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
         val_metric: Gathers the validation.
         test_metric: Gathers the test.
         configure: Makes optimizer and schedule for this task; only training needs it.
+
+    Attributes:
+        signs: Of the last training batch, whether the model learns: one entry for each part of the loss that
+            `model_step` notes there, none where a task has nothing to say.
     """
 
     def __init__(
@@ -46,10 +51,11 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
         self.val_metric = val_metric
         self.test_metric = test_metric
         self.configure = configure
+        self.signs: list[Signs] = []
 
     @abstractmethod
     def model_step(self, batch: Any) -> Tensor:
-        """The loss of a batch."""
+        """The loss of a batch; its `signs` are noted."""
 
     @property
     def samples_to_fit(self) -> int:

@@ -19,6 +19,7 @@ from mwa_lightning.report.predictions import write_statement_predictions
 from mwa_lightning.tasks.base import AdaptationTask, Stage
 from mwa_lightning.tasks.losses import classification_loss
 from mwa_lightning.tasks.model import ReasoningModel
+from mwa_lightning.tasks.signs import Signs, knowing_nothing_of_classes, variance_of_logits
 
 if TYPE_CHECKING:
     from mwa_lightning.data.statement_datamodule import StatementDataModule
@@ -66,10 +67,24 @@ class ReasoningTask(AdaptationTask[ReasoningModel, StatementAccuracy]):
         )
         self.label_smoothing = label_smoothing
         self.blind = blind
+        classes = len(model.heads.shape.classes)
+        self._training_shares = torch.full((classes,), 1 / classes)  # of each class, until they are known
 
     def model_step(self, batch: StatementBatch) -> Tensor:
         """The loss of a batch of statements."""
-        return classification_loss(self.logits(batch), batch.labels, label_smoothing=self.label_smoothing)
+        logits = self.logits(batch)
+        loss = classification_loss(logits, batch.labels, label_smoothing=self.label_smoothing)
+        shares = self._training_shares
+        guessing = knowing_nothing_of_classes(batch.labels, shares, label_smoothing=self.label_smoothing)
+        self.signs = [Signs("classes", loss.detach(), guessing, {"statements": variance_of_logits(logits)})]
+        return loss
+
+    def on_fit_start(self) -> None:
+        """Look how often each class is right in the training data."""
+        labels = self._data.training_labels()
+        assert labels is not None
+        counts = np.bincount(labels, minlength=len(self._training_shares))
+        self._training_shares = torch.tensor(counts / counts.sum(), dtype=torch.float32, device=self.device)
 
     def logits(self, batch: StatementBatch) -> Tensor:
         """Scores (b, classes) of what is shown of a batch."""

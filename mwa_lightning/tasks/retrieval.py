@@ -30,6 +30,13 @@ from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matchi
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.momentum import MomentumQueue
 from mwa_lightning.tasks.reranking import Reranker
+from mwa_lightning.tasks.signs import (
+    Mean,
+    Signs,
+    knowing_nothing_of_contrast,
+    knowing_nothing_of_matching,
+    variance,
+)
 from mwa_lightning.tasks.temperature import Similarities, similarities, start_logits, start_matching
 
 if TYPE_CHECKING:
@@ -195,13 +202,18 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         encoded = self._encode(batch)
         images, texts = encoded.images, encoded.texts
         slow = None if self.queue is None else self.queue.embed(self.model, batch)
+        guessing = self._knowing_nothing(batch, images)
         if slow is None:
             loss = self._contrast(images, texts, batch)
         else:
             loss = self._contrast_queue(images, texts, slow, batch)
+        variances = {"images": variance(images), "texts": variance(texts)}
+        self.signs = [Signs("contrast", loss.detach(), guessing, variances)]
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
-            loss = loss + matching_loss(backbone, heads, **self._to_match(batch, encoded, slow))
+            matching = matching_loss(backbone, heads, **self._to_match(batch, encoded, slow))
+            self.signs.append(Signs("matching", matching.detach(), knowing_nothing_of_matching(batch.image_ids), {}))
+            loss = loss + matching
         return loss
 
     def _encode(self, batch: TrainBatch) -> Encoded:
@@ -232,6 +244,16 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
             scale = self.model.heads.logit_scale.exp()
             similarity = Similarity(scale * encoded.images @ texts.T, scale * encoded.texts @ images.T)
         return {"own": own, "candidates": candidates, "similarity": similarity}
+
+    def _knowing_nothing(self, batch: TrainBatch, like: Tensor) -> Mean:
+        """What the contrastive part of the loss is where all looks the same."""
+        return knowing_nothing_of_contrast(
+            batch.image_ids,
+            mask_same_image=self.mask_same_image and self.queue is None,
+            shares=batch.shares,
+            further=0 if self.queue is None else len(self.queue.keys(like)[0]),
+            sigmoid=self.loss == "sigmoid" and self.queue is None,
+        )
 
     def _contrast(self, images: Tensor, texts: Tensor, batch: TrainBatch) -> Tensor:
         """The contrastive part of the loss, of embeddings (b, d)."""

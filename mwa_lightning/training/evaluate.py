@@ -34,6 +34,7 @@ from mwa_lightning.training.settled_weights import settle_weights
 from mwa_lightning.training.setup import (
     directory_of_run,
     evaluate_model,
+    further_figures,
     make_data,
     make_task,
     remark_on,
@@ -111,6 +112,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
                 callbacks=[stop],
             )
             figures |= parameter_figures(model) | data.figures
+            figures |= further_figures(figures, data, split=config.split)
             run.write_metrics(figures)
             if processes.first:
                 file = None if config.adapter.checkpoint is None else Path(config.adapter.checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
 from mwa_lightning.training import provenance
+from mwa_lightning.training.advice import advise
 from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
 from mwa_lightning.training.checkpointing import CheckpointFiles
@@ -59,6 +60,7 @@ from mwa_lightning.training.settled_weights import settle_weights
 from mwa_lightning.training.setup import (
     directory_of_run,
     evaluate_model,
+    further_figures,
     make_data,
     make_task,
     make_trainer,
@@ -72,6 +74,7 @@ from mwa_lightning.training.smoke_test import batches, of_a_run_or_a_try
 from mwa_lightning.training.starting import FittedStart
 from mwa_lightning.training.stopping import StopAgreement, stopping
 from mwa_lightning.training.trainer_keys import check_trainer_keys, understood
+from mwa_lightning.training.watch import LearningWatch
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +162,10 @@ def _run(
     show(parts_table(parameter_table(model)))
 
     pace = Pace()
+    watch = LearningWatch(action=config.training.collapsed, advise=partial(advise, config))
     loggers = make_loggers(config, run)
     stop.close = partial(close, loggers)
-    keeper = _train(config, task, data, run, processes, pace, stop, loggers)
+    keeper = _train(config, task, data, run, processes, [pace, watch], stop, loggers)
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(
@@ -182,6 +186,7 @@ def _run(
             "trainer.fast_dev_run: training, validation and evaluation went through, with batches of each: %d", count
         )
         return {}
+    figures |= watch.figures | further_figures(figures, data, split=config.split)
     figures = keeper.best_figures | figures  # what was measured now counts, should the split be val
     figures[FINISHED] = keeper.seconds
     # A run that was through already makes no steps: it keeps the figure that it had.
@@ -202,7 +207,8 @@ def _run(
         }
         provenance.write(run, inputs, of)
     conclude(loggers, Outcome(run, figures, adapter=keeper.metadata, step=task.global_step - 1))
-    show(closing_table(figures, split=config.split, remark=remark_on(figures, data, split=config.split)))
+    remark = remark_on(figures, data, split=config.split, training=watch.remark)
+    show(closing_table(figures, split=config.split, remark=remark))
     stop.close = None
     close(loggers)
     data.ledger.merge(gathered(data.ledger.news))  # with the first, whose loggers may have waited for a server
@@ -242,7 +248,7 @@ def _train(
     data: SplitDataModule[Any],
     run: RunDirectory,
     processes: Processes,
-    pace: Pace,
+    watching: Sequence[pl.Callback],
     stop: StopAgreement,
     loggers: list[Logger],
 ) -> RunKeeper:
@@ -266,7 +272,7 @@ def _train(
         config,
         run,
         processes,
-        callbacks=_callbacks(config, model, pace, keeper, bar=bar),
+        callbacks=_callbacks(config, model, watching, keeper, bar=bar),
         loggers=loggers,
         plugins=[files],
         progress_bar=bar,
@@ -297,7 +303,7 @@ def _train(
 
 
 def _callbacks(
-    config: DictConfig, model: AdaptedModel, pace: Pace, keeper: RunKeeper, *, bar: bool
+    config: DictConfig, model: AdaptedModel, watching: Sequence[pl.Callback], keeper: RunKeeper, *, bar: bool
 ) -> list[pl.Callback]:
     """All callbacks; the order matters: the keeper, which saves, sees what the others have done."""
     callbacks: list[pl.Callback] = [
@@ -306,7 +312,7 @@ def _callbacks(
         PositionSeeds(seed=config.seed),
         MissingGradientGuard(declared_unused=model.adapter.declared_unused),
         NonFiniteGuard(action=config.training.nonfinite),
-        pace,
+        *watching,
         keeper.stop,
         CoordinatorFigures(picture=keeper.run.coordinator_picture),
     ]

@@ -46,6 +46,7 @@ FREE_KEYS = frozenset(
         "data.shards",
         "training.checkpoint_every_n_steps",
         "training.find_lr",  # which trains nothing
+        "training.collapsed",
         "training.requeue",
         "training.requeue_signal",
         VERSION,

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.data.statement_datamodule import StatementDataModule
 from mwa_lightning.data.tokenizers import Tokenizer
-from mwa_lightning.report.chance import no_better_than_guessing
+from mwa_lightning.report.chance import beside, no_better_than_guessing, worse_than_frozen
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel
@@ -161,10 +161,28 @@ def make_trainer(
     return trainer
 
 
-def remark_on(figures: Mapping[str, float], data: SplitDataModule[Any], *, split: str) -> str | None:
-    """What has to be said of a result beside its numbers: that guessing gives as much."""
+def remark_on(
+    figures: Mapping[str, float], data: SplitDataModule[Any], *, split: str, training: str | None = None
+) -> str | None:
+    """What has to be said of a result beside its numbers, a line each.
+
+    That is what was wrong in `training`, that guessing gives as much, or that the frozen model does better.
+    """
     tested = data.split(split)
-    return no_better_than_guessing(figures, split=split, images=len(tested.pictures), samples=len(tested))
+    sizes = {"images": len(tested.pictures), "samples": len(tested)}
+    lines = [
+        training,
+        no_better_than_guessing(figures, split=split, **sizes),
+        worse_than_frozen(figures, split=split, images=sizes["images"]),
+    ]
+    said = [line for line in lines if line is not None]
+    return "\n".join(said) if said else None
+
+
+def further_figures(figures: Mapping[str, float], data: SplitDataModule[Any], *, split: str) -> dict[str, float]:
+    """What stands beside the metrics of a split: those of guessing, and what was gained."""
+    tested = data.split(split)
+    return beside(figures, split=split, images=len(tested.pictures), samples=len(tested))
 
 
 def evaluate_model(
