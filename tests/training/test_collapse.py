@@ -45,6 +45,7 @@ def train(root: Path, run: Path, *options: str) -> int:
             "data.num_workers=0",
             "adapter=mwa",
             "optim.lr=1e-3",
+            "optim.warmup_epochs=0",
             "trainer.max_epochs=1",
             "training.collapsed=stop",
             f"run_dir={run}",

@@ -21,7 +21,7 @@ from tests.training.test_verdicts import AS_FALLEN, FALLEN, course
 
 MakeConfig = Callable[..., DictConfig]
 
-LONGER = ("trainer.max_epochs=10", "trainer.check_val_every_n_epoch=10")
+LONGER = ("optim.warmup_epochs=0", "trainer.max_epochs=10", "trainer.check_val_every_n_epoch=10")
 
 
 def test_watch__changes_no_bytes(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_watch__collapsed_statements(make_config: MakeConfig, tmp_path: Path) ->
 
 
 def test_watch__diverging(make_config: MakeConfig) -> None:
-    watch = LearningWatch(action="stop", advise=partial(advise, make_config("optim.lr=10")))
+    watch = LearningWatch(action="stop", advise=partial(advise, make_config("optim.lr=10", "optim.warmup_epochs=0")))
     watch._steps = course([3.5, 3.6, 3.4, *(5 + number / 2 for number in range(27))])
     with pytest.raises(NotLearning) as caught:
         watch._judge()
@@ -84,7 +84,7 @@ def test_watch__diverging(make_config: MakeConfig) -> None:
 
 
 def test_watch__says_it_once_and_that_it_is_over(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
-    watch = LearningWatch(action="warn", advise=partial(advise, make_config("task.logit_scale=pretrained")))
+    watch = LearningWatch(action="warn", advise=partial(advise, make_config("task.logit_scale=pretrained", *LONGER)))
     with caplog.at_level(logging.INFO, logger="mwa_lightning"):
         for _ in range(2):
             watch._steps = course(AS_FALLEN, images=FALLEN)
