@@ -10,42 +10,46 @@ from mwa_lightning.training.verdicts import Finding
 _FAR_ABOVE = 1.2
 
 
-def advise(config: DictConfig, finding: Finding) -> str:
-    """The keys to change, of those that there are and that are not so already, the most promising first."""
+def advise(config: DictConfig, finding: Finding, rate: float) -> str:
+    """The keys to change, of those that there are and that are not so already, the most promising first.
+
+    `rate` is the highest learning rate so far, where the configuration does not say it.
+    """
+    peak = rate if isinstance(config.optim.lr, str) else float(config.optim.lr)
     keys = {"collapsed": _collapsed, "dead": _dead, "diverging": _diverging, "stuck": _stuck}[finding.kind](
-        config, finding
+        config, finding, peak
     )
     return f"set {' or '.join(keys)}" if keys else "look at the data: does what belongs together differ from the rest?"
 
 
-def _collapsed(config: DictConfig, finding: Finding) -> list[str]:
+def _collapsed(config: DictConfig, finding: Finding, peak: float) -> list[str]:
     scale = config.task.get("logit_scale")
     ill_fitting = finding.loss_at_start > _FAR_ABOVE * finding.knowing_nothing
     fitted = ["task.logit_scale=fitted"] if scale not in (None, "fitted") and ill_fitting else []
-    return [*fitted, *_gentler(config)]
+    return [*fitted, *_gentler(config, peak)]
 
 
-def _diverging(config: DictConfig, finding: Finding) -> list[str]:
+def _diverging(config: DictConfig, finding: Finding, peak: float) -> list[str]:
     clipped = [] if config.trainer.gradient_clip_val else ["trainer.gradient_clip_val=1"]
-    return [*_gentler(config), *clipped]
+    return [*_gentler(config, peak), *clipped]
 
 
-def _dead(config: DictConfig, finding: Finding) -> list[str]:
+def _dead(config: DictConfig, finding: Finding, peak: float) -> list[str]:
     if not finding.knowing_nothing:
         return ["data.batch_size=64"] if config.data.batch_size == 1 else []
     scale = config.adapter.get("scale") if finding.of == "adapter" else None
-    return ["adapter.scale=0.6"] if scale is not None and scale < 0.01 else _gentler(config)
+    return ["adapter.scale=0.6"] if scale is not None and scale < 0.01 else _gentler(config, peak)
 
 
-def _stuck(config: DictConfig, finding: Finding) -> list[str]:
+def _stuck(config: DictConfig, finding: Finding, peak: float) -> list[str]:
     if finding.loss > _FAR_ABOVE * finding.knowing_nothing:
-        return _gentler(config)
-    return [f"optim.lr={3 * config.optim.lr:.1g}", f"trainer.max_epochs={2 * config.trainer.max_epochs}"]
+        return _gentler(config, peak)
+    return [f"optim.lr={3 * peak:.1g}", f"trainer.max_epochs={2 * config.trainer.max_epochs}"]
 
 
-def _gentler(config: DictConfig) -> list[str]:
+def _gentler(config: DictConfig, peak: float) -> list[str]:
     """A lower learning rate; a warm-up, or else a weaker adapter."""
-    keys = [f"optim.lr={config.optim.lr / 3:.1g}"]
+    keys = [f"optim.lr={peak / 3:.1g}"]
     if not (config.optim.warmup_epochs or config.optim.warmup_steps):
         keys.append("optim.warmup_epochs=0.5")
     elif config.adapter.get("scale", 0) > 0.1:

@@ -30,10 +30,10 @@ class LearningWatch(pl.Callback):
 
     Args:
         action: `warn`, or `stop`: raise NotLearning, in all processes at the same step.
-        advise: What to change, for a finding.
+        advise: What to change, for a finding and the highest learning rate so far.
     """
 
-    def __init__(self, *, action: Literal["stop", "warn"], advise: Callable[[Finding], str]) -> None:
+    def __init__(self, *, action: Literal["stop", "warn"], advise: Callable[[Finding, float], str]) -> None:
         self.action = action
         self.advise = advise
         self.finding: Finding | None = None
@@ -41,7 +41,7 @@ class LearningWatch(pl.Callback):
         self._signs = StepSigns()
         self._batches: list[list[Signs]] = []
         self._step = 0
-        self._rate, self._warm_from = 0.0, 0
+        self._rate, self._peak, self._warm_from = 0.0, 0.0, 0
 
     @property
     def figures(self) -> dict[str, float]:
@@ -51,7 +51,7 @@ class LearningWatch(pl.Callback):
     @property
     def remark(self) -> str | None:
         """What is wrong as of the last judgement, and what to change."""
-        return None if self.finding is None else f"{described(self.finding)}; {self.advise(self.finding)}"
+        return None if self.finding is None else f"{described(self.finding)}; {self.advise(self.finding, self._peak)}"
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -69,7 +69,11 @@ class LearningWatch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Close the row of a step, with its gradients, which are not clipped yet."""
-        rate = max(group["lr"] for group in optimizer.param_groups)
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        # The scale of the logits may have a higher one of its own.
+        own = [rate for rate, group in zip(rates, optimizer.param_groups, strict=True) if group.get("scale", 1) <= 1]
+        rate = max(own or rates)
+        self._peak = max(self._peak, rate)
         if rate > self._rate:
             self._warm_from = trainer.global_step
         self._rate = rate
@@ -96,6 +100,7 @@ class LearningWatch(pl.Callback):
             "steps": [list(step) for step in self._steps],
             "finding": None if self.finding is None else list(self.finding),
             "rate": self._rate,
+            "peak": self._peak,
             "warm_from": self._warm_from,
         }
 
@@ -103,7 +108,7 @@ class LearningWatch(pl.Callback):
         """Go on from there."""
         self._steps = [Step(*step) for step in state_dict["steps"]]
         self.finding = None if state_dict["finding"] is None else Finding(*state_dict["finding"])
-        self._rate, self._warm_from = state_dict["rate"], state_dict["warm_from"]
+        self._rate, self._peak, self._warm_from = (state_dict[key] for key in ("rate", "peak", "warm_from"))
 
     def _settle(self) -> None:
         """Take in the steps of all processes, but for those that the guard against non-finite numbers has left out."""

@@ -46,6 +46,7 @@ def train(root: Path, run: Path, *options: str) -> int:
             "adapter=mwa",
             "optim.lr=1e-3",
             "optim.warmup_epochs=0",
+            "optim.logit_scale_factor=1",
             "trainer.max_epochs=1",
             "training.collapsed=stop",
             f"run_dir={run}",

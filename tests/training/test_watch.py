@@ -21,7 +21,12 @@ from tests.training.test_verdicts import AS_FALLEN, FALLEN, course
 
 MakeConfig = Callable[..., DictConfig]
 
-LONGER = ("optim.warmup_epochs=0", "trainer.max_epochs=10", "trainer.check_val_every_n_epoch=10")
+LONGER = (
+    "optim.warmup_epochs=0",
+    "optim.logit_scale_factor=1",
+    "trainer.max_epochs=10",
+    "trainer.check_val_every_n_epoch=10",
+)
 
 
 def test_watch__changes_no_bytes(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +42,7 @@ def test_watch__changes_no_bytes(make_config: MakeConfig, tmp_path: Path, monkey
 def test_watch__dead_adapter_is_named_everywhere(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("adapter.scale=1e-45", "adapter.enhancer=none", *LONGER)
+    options = ("optim.lr=1e-3", "adapter.scale=1e-45", "adapter.enhancer=none", *LONGER)
     line = "nothing trains in adapter: its gradients are zero since about step 0; set adapter.scale=0.6"
     figures = fit(make_config(*options))
     assert figures["train/dead_at_step"] == 0
@@ -84,7 +89,9 @@ def test_watch__diverging(make_config: MakeConfig) -> None:
 
 
 def test_watch__says_it_once_and_that_it_is_over(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
-    watch = LearningWatch(action="warn", advise=partial(advise, make_config("task.logit_scale=pretrained", *LONGER)))
+    watch = LearningWatch(
+        action="warn", advise=partial(advise, make_config("task.logit_scale=pretrained", "optim.lr=1e-3", *LONGER))
+    )
     with caplog.at_level(logging.INFO, logger="mwa_lightning"):
         for _ in range(2):
             watch._steps = course(AS_FALLEN, images=FALLEN)
