@@ -33,6 +33,7 @@ from mwa_lightning.training.optim import optimizer_of
 from mwa_lightning.training.processes import Processes, with_settings
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
 from mwa_lightning.training.setup import make_trainer
+from mwa_lightning.training.starting import FittedStart
 from mwa_lightning.training.stopping import StopAgreement
 from mwa_lightning.training.trainer_keys import understood
 
@@ -124,7 +125,7 @@ def find_lr(
             with_settings(config, {"trainer": settings}),
             run,
             processes,
-            callbacks=[PositionSeeds(seed=config.seed), stop, test, Progress()],
+            callbacks=[FittedStart(seed=config.seed), PositionSeeds(seed=config.seed), stop, test, Progress()],
         )
         task.configure = lambda task: optimizer_of(config.optim, task.model, lr=LOWEST)
         trainer.fit(task, datamodule=data)
