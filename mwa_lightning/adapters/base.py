@@ -8,13 +8,17 @@ from torch import nn
 
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Site, Stream
-from mwa_lightning.errors import ConfigError
+from mwa_lightning.errors import ConfigError, shorten
 
 
 class AdapterMethod(nn.Module):
     """Base of the methods. A method owns its modules (`adapter.*`), whatever slots they fill.
 
-    Subclasses implement `attach`; its work begins from a frozen backbone and heads that train.
+    Subclasses implement `place`; its work begins from a frozen backbone and heads that train.
+
+    Args:
+        modules_to_save: Parts of the backbone that train too and are saved with the adapter, as in peft: each by its
+            name, or the end of it, such as `tokens`, the vectors of the vocabulary.
     """
 
     # Peak learning rate on a backbone of 128 channels, of `optim.lr=auto`; a wider one gets less in proportion.
@@ -23,14 +27,28 @@ class AdapterMethod(nn.Module):
     # Names (in the whole model) of trainable parameters that a task may leave without a gradient.
     declared_unused: frozenset[str] = frozenset()
 
+    def __init__(self, *, modules_to_save: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.modules_to_save = tuple(modules_to_save or ())
+
     def attach(self, backbone: Backbone, heads: nn.Module, *, streams: Sequence[Stream]) -> None:
         """Put modules on the sites of `streams` and set what trains, in the backbone and in the heads too.
 
-        Raises ConfigError naming method, backbone and site if a site that the method requires is missing.
+        Raises ConfigError naming method, backbone and site if a site that the method requires is missing, or a part of
+        `modules_to_save`.
         """
         backbone.requires_grad_(False)
         heads.requires_grad_(True)
         self.place(backbone, heads, streams)
+        for name in self.modules_to_save:
+            parts = [part for path, part in backbone.named_modules() if f".{path}".endswith(f".{name}")]
+            if not parts:
+                raise ConfigError(
+                    f"adapter.modules_to_save={name}: {backbone.name} has no part of this name; it has such as "
+                    f"{shorten([path for path, part in backbone.named_modules() if path.count('.') == 1], 6)}"
+                )
+            for part in parts:
+                part.requires_grad_(True)
 
     def place(self, backbone: Backbone, heads: nn.Module, streams: Sequence[Stream]) -> None:
         """The method's own part of `attach`."""

@@ -82,8 +82,9 @@ class ModeX(AdapterMethod):
         coordinator: CoordinatorForm = "softmax",
         temperature: float = 10.0,
         first_layer: int = 0,
+        modules_to_save: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(modules_to_save=modules_to_save)
         for key, value, options in (
             ("variant", variant, get_args(Variant)),
             ("coordinator", coordinator, get_args(CoordinatorForm)),

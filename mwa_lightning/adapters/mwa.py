@@ -77,7 +77,7 @@ class MultiWayAdapter(AdapterMethod):
     released form) it does not. Raises ConfigError where every part is switched off, or no layer is left.
     """
 
-    learning_rate = 3e-3
+    learning_rate = 2e-3
 
     def __init__(
         self,
@@ -90,8 +90,9 @@ class MultiWayAdapter(AdapterMethod):
         enhancer: EnhancerForm = "bottleneck",
         enhancer_dim: int = 192,
         first_layer: int = 0,
+        modules_to_save: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(modules_to_save=modules_to_save)
         if enhancer not in get_args(EnhancerForm):
             raise ConfigError(f"adapter.enhancer={enhancer}: choose one of {', '.join(get_args(EnhancerForm))}")
         if not (extractor_vision or extractor_text or enhancer != "none"):

@@ -282,6 +282,7 @@ RULES: dict[str, Rule] = {
     "adapter.variant": _choice("standard", "released"),
     "adapter.coordinator": _choice("softmax", "uniform", "top1"),
     "adapter.temperature": _positive,
+    "adapter.modules_to_save": _optional(_list_of(_text, "names, such as [tokens]")),
     "adapter.checkpoint": _optional(_path),
     "task.monitor": _text,
     "task.label_smoothing": _number(0, 1, with_high=False),

@@ -5,7 +5,8 @@
 
 A data set is a folder with a pairs.csv (retrieval: mean recall) or a train.jsonl (statements: accuracy), or one of the
 built-in `scenes` and `scenes_nlvr2`. Each run is `mwa-train` in a process of its own, with nothing set but the method,
-the data and the seed; one that has its metrics.json is not repeated. Full fine-tuning is what they are held against: it
+the data and the seed (`+tokens`: the vectors of the vocabulary train too, adapter.modules_to_save=[tokens]); one that
+has its metrics.json is not repeated. Full fine-tuning is what they are held against: it
 has the best of three learning rates, by validation with the first seed, on each data set. The table is of the test
 split: mean over the seeds, with the lowest and the highest, and the share of what full fine-tuning gains over chance.
 """
@@ -23,7 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-METHODS = ("head_only", "mwa", "modex")
+METHODS = ("head_only", "mwa", "modex", "mwa+tokens", "modex+tokens")
+TOKENS = "adapter.modules_to_save=[tokens]"
 FULL = "full"
 RATES = ("3e-4", "1e-3", "3e-3")
 METRICS = ("mean_recall", "accuracy")
@@ -55,7 +57,8 @@ class Run:
         else:
             data = ["task=entailment", "data=statements", f"data.root={self.data}"]
         rate = [] if self.rate == "auto" else [f"optim.lr={self.rate}"]
-        return [f"adapter={self.method}", f"seed={self.seed}", *data, *rate]
+        method, _, tokens = self.method.partition("+")
+        return [f"adapter={method}", *([TOKENS] if tokens else []), f"seed={self.seed}", *data, *rate]
 
 
 def parse() -> argparse.Namespace:
@@ -63,7 +66,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="folders of data sets, or scenes, scenes_nlvr2")
     parser.add_argument("--folder", type=Path, default=Path("logs/benchmark_unseen"), help="where the runs are left")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names of configs/adapter/*.yaml, besides full")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="configs/adapter/*.yaml, or one of these and +tokens"
+    )
     parser.add_argument("--rates", default=",".join(RATES), help="learning rates that full fine-tuning is tuned over")
     parser.add_argument("--seeds", default="42,43,44", help="the first is the one that the rate is chosen with")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

@@ -56,7 +56,7 @@ def test_adopt__method_and_settings_are_the_file_s(
     assert config.pop("checkpoint") == str(path)
     assert config == {
         "_target_": TARGETS["modex"], "variant": "standard", "mid_dim": 5, "temperature": 3.5, "first_layer": 1,
-        "coordinator": "softmax",
+        "coordinator": "softmax", "modules_to_save": None,
     }  # fmt: skip
 
 

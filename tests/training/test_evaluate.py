@@ -56,6 +56,17 @@ def test_evaluate__adapter_of_another_backbone(make_config: MakeConfig, tmp_path
 
 
 def test_evaluate__unknown_expectation(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean beit3_base_coco"):
+    with pytest.raises(ConfigError, match="the nearest are beit3_base_coco"):
         evaluate(make_config("adapter=none", "expect=beit3_base_cocoo", command="evaluate"))
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluate__parts_of_the_backbone_that_trained_too(make_config: MakeConfig, tmp_path: Path) -> None:
+    further = "adapter.modules_to_save=[tokens]"
+    trained = fit(make_config(further, "trainer.max_epochs=1", "optim.lr=0.01"))
+    assert "backbone.text_embedding.tokens.weight" in load_file(tmp_path / "run" / "adapter.safetensors")
+    adapter = f"adapter.checkpoint={tmp_path / 'run' / 'adapter.safetensors'}"
+    again = evaluate(make_config(adapter, further, command="evaluate", run="again"))
+    assert {name: value for name, value in again.items() if name.startswith("test/")} == {
+        name: value for name, value in trained.items() if name.startswith("test/")
+    }

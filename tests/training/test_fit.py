@@ -94,6 +94,7 @@ def test_fit__leaves_a_complete_run_directory(
     saved = OmegaConf.load(run / "config.yaml")
     assert saved.pop("mwa_lightning_version")
     assert saved.pop("mwa_lightning_commit") == commit()
+    assert saved.pop("chosen") == {"threads": 1, "num_workers": 0, "processes": 1}
     assert saved == config
 
     with safe_open(run / "predictions.safetensors", framework="pt") as file:
@@ -246,7 +247,7 @@ def test_fit__finished_run_started_again_is_the_same(make_config: MakeConfig, tm
 def test_fit__run_dir_with_other_settings_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     fit(make_config("trainer.max_epochs=1"))
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"optim\.lr=0\.5 \(there: 0\.001\)"):
+    with pytest.raises(ConfigError, match=r"optim\.lr=0\.5 \(there: auto\)"):
         fit(make_config("trainer.max_epochs=1", "optim.lr=0.5"))
     assert all(path.read_bytes() == content for path, content in files.items())
 

@@ -209,7 +209,7 @@ def test_gated_step__under_a_gradient_scaler() -> None:
         assert torch.equal(parameter, weights) != steps
 
 
-@pytest.mark.parametrize(("adapter", "rate"), [(MultiWayAdapter, 3e-3), (ModeX, 6e-3), (FullFineTuning, 1e-3)])
+@pytest.mark.parametrize(("adapter", "rate"), [(MultiWayAdapter, 2e-3), (ModeX, 6e-3), (FullFineTuning, 1e-3)])
 def test_own_learning_rate__is_that_of_the_method_by_width(adapter: type[AdapterMethod], rate: float) -> None:
     assert own_learning_rate(tiny_model(adapter())) == pytest.approx(rate * 128 / 8)
 
