@@ -144,7 +144,7 @@ def main() -> None:
         some = next((each for row in rows for each in row if each is not None), None)
         if some is None:
             continue
-        chance = some.get("test/random_order", some.get("test/majority", 0.0))
+        chance = some.get("random_order/mean_recall", some.get("test/majority", 0.0))
         cells = [cell(each, full=scores[-1], chance=chance) for each in scores]
         print(f"| {Path(data).name} | {chance:.1f} | {' | '.join(cells)} ({rate}) |")
 
