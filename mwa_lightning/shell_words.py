@@ -6,7 +6,7 @@ import re
 import shlex
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./~-]+")
-_PLAIN_ITEM = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][A-Za-z0-9_./-]*|[0-9]+", re.IGNORECASE)
+_PLAIN_ITEM = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_][A-Za-z0-9_./-]*|[0-9]+")
 
 
 def quoted(argument: str) -> str:

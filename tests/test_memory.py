@@ -13,7 +13,7 @@ from mwa_lightning.memory import out_of_memory
 
 HOW = (
     "lower data.batch_size, data.num_workers or data.eval_batch_size, or free some, and start the same command again; "
-    "a training run goes on from its last checkpoint"
+    "a training run resumes from its last checkpoint"
 )
 
 

@@ -56,7 +56,7 @@ def worse_than_frozen(metrics: Mapping[str, float], *, split: str, images: int) 
 
 
 def beside(metrics: Mapping[str, float], *, split: str, images: int, samples: int) -> dict[str, float]:
-    """What stands beside the mean recall of a split: `random_order/mean_recall`, `zero_shot/gain` over the frozen one.
+    """What stands beside the mean recall of a split: `random_order/mean_recall`, `gain/mean_recall` over the frozen one.
 
     Arguments are those of `no_better_than_guessing`; both are in percent, `gain` is there where both were measured.
     """
@@ -65,7 +65,7 @@ def beside(metrics: Mapping[str, float], *, split: str, images: int, samples: in
         return {}
     shares = _recalls_of_a_random_order(images, samples)
     found = {"random_order/mean_recall": 100 * sum(shares) / len(shares)}
-    return found if frozen is None else found | {"zero_shot/gain": recall - frozen}
+    return found if frozen is None else found | {"gain/mean_recall": recall - frozen}
 
 
 def _recalls_of_a_random_order(images: int, texts: int) -> list[float]:

@@ -160,7 +160,7 @@ def test_softmax_on_siglip__leaves_its_bias() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"form": "blip"}, "want one of clip, siglip"),
+        ({"form": "blip"}, "choose one of clip, siglip"),
         ({"max_text_length": 10}, "positions for 9 tokens"),
         ({"form": "siglip", "embedding_width": 32, "max_text_length": 8}, "every text has 9 tokens"),
         ({"form": "siglip"}, "take its vision_width, 32"),
@@ -172,7 +172,7 @@ def test_dual_encoder__sizes_that_do_not_fit(changes: dict[str, Any], said: str)
         DualEncoder(**(CLIP | changes))
 
 
-@pytest.mark.parametrize(("loss", "said"), [("sigmoid", "has no logit bias"), ("hinge", "auto, softmax, sigmoid")])
+@pytest.mark.parametrize(("loss", "said"), [("sigmoid", "it needs a logit bias"), ("hinge", "auto, softmax, sigmoid")])
 def test_task__loss_that_the_heads_cannot_have(loss: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         RetrievalTask(model=make_model(CLIP, HeadOnly()), loss=loss)

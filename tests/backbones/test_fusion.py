@@ -67,7 +67,7 @@ def test_fuse__sees_each_image_of_its_form(fusion_layers: int, pair: bool) -> No
         for image in range(backbone.images):
             other = [one + (place == image) for place, one in enumerate(memory)]
             assert not torch.allclose(backbone.fuse(other, ids, mask), whole, atol=1e-3)
-    with pytest.raises(ConfigError, match=f"set backbone.pair={str(not pair).lower()} for the other form"):
+    with pytest.raises(ConfigError, match=f"set backbone.pair={str(not pair).lower()}"):
         backbone.fuse(memory * 2 if not pair else memory[:1], ids, mask)
 
 

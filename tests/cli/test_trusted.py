@@ -57,7 +57,7 @@ STRANGE = [
     ("backbone.checkpoint", "https://attacker/x", "backbone.checkpoint is https://attacker/x, on another machine"),
     ("data.root", "${oc.env:HOME}", "data.root is '${oc.env:HOME}'"),
     ("data.crop_scale", ["${oc.env:HOME}", 1], "data.crop_scale is '${oc.env:HOME}'"),
-    ("name", "../../elsewhere", "want the name of a folder"),
+    ("name", "../../elsewhere", "the name of a folder"),
     ("name", "${oc.env:HOME}", "name is '${oc.env:HOME}'"),
     ("task.name", "../../elsewhere", "there is no such config: choose task="),
     ("optim.lr", "???", "optim.lr is '???'"),
@@ -99,7 +99,7 @@ def test_evaluate__makes_no_data_where_a_file_says(run: Run, refuses: Refuses, t
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "a\\b"])
 def test_name__is_one_folder(name: str, refuses: Refuses) -> None:
-    refuses("mwa-train", train.main, [f"name='{name}'"], ["want the name of a folder"])
+    refuses("mwa-train", train.main, [f"name='{name}'"], ["the name of a folder"])
 
 
 @pytest.mark.parametrize("word", ["optim.lr=???", "trainer.max_epochs=???", "data.root=???", "+trainer.benchmark=???"])

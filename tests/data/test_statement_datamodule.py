@@ -224,7 +224,7 @@ def test_setup__refused(write_statements: Write, tokenizer: SentencePieceTokeniz
         _module(root, tokenizer).setup("fit")
     with pytest.raises(ConfigError, match=r"data.layout='coco' holds no statements"):
         _module(root, tokenizer, layout="coco")
-    with pytest.raises(ConfigError, match=r"data.classes=\[a,a\]: name at least two classes, each once"):
+    with pytest.raises(ConfigError, match=r"data.classes=\[a,a\]: name two classes or more, each of them once"):
         _module(root, tokenizer, classes=["a", "a"])
     with pytest.raises(DataError, match="label '0', which is none of the classes 1, 2"):
         _module(root, tokenizer, classes=[1, 2]).setup("test")

@@ -137,7 +137,7 @@ def test_dead_worker__one_line_and_the_run_goes_on(disturbed: Disturbed, happeni
         line = disturbed.fails("data.num_workers=1")
     # Torch does not always learn how it ended.
     assert re.search(r"error: a process that reads data (was ended by a signal \(Killed\)|ended unexpectedly), ", line)
-    assert "a training run goes on from its last checkpoint" in line
+    assert "a training run resumes from its last checkpoint" in line
     disturbed.ends("data.num_workers=0")
 
 
@@ -181,7 +181,7 @@ def test_bad_picture__what_others_have_made_keeps_the_directory(
 ) -> None:
     """A logger's files, or a person's: all of it stays, and once the picture is mended the run goes on there."""
     bad, notes = spoil(data_root, tmp_path / "pictures"), disturbed.run / "checkpoints" / "notes.txt"
-    with happening("epoch 1: training", (lambda: None) if logger else (lambda: notes.write_text("dear"))):
+    with happening("run directory", (lambda: None) if logger else (lambda: notes.write_text("dear"))):
         disturbed.fails(bad, "training.checkpoint_every_n_steps=null", *logger)
     assert (disturbed.run / "config.yaml").is_file()
     assert logger or notes.read_text() == "dear"

@@ -43,7 +43,7 @@ def test_train__one_line(words: list[str], tiny_command: list[str], tmp_path: Pa
     lines = [line for line in done.stderr.splitlines() if "warning" not in line]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("mwa-train: error: memory does not suffice")
-    assert lines[0].endswith("start the same command again; a training run goes on from its last checkpoint")
+    assert lines[0].endswith("start the same command again; a training run resumes from its last checkpoint")
     assert done.returncode == 2
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert left <= {"config.yaml", "provenance.json", "train.log", "metrics.csv"}

@@ -240,7 +240,7 @@ def test_file__of_a_finished_run(whole: Path, train: Train, tmp_path: Path) -> N
             ("adapter=full",),
             "does not fit what trains",
         ),
-        (lambda path: None, ("optim.lr=1e-5",), "optim.lr=1e-05 (there: 0.001)"),
+        (lambda path: None, ("optim.lr=1e-5",), "optim.lr=1e-05 (there: auto)"),
     ],
 )
 def test_file__that_does_not_fit(

@@ -63,7 +63,7 @@ def test_identity__a_damaged_one_is_told_of_and_replaced(
     assert second != first
     assert file.read_text() == second
     (line,) = warnings_in(caplog)
-    assert line == f"{file} is damaged: W&B gets the run under a new id, with all figures, without earlier pictures"
+    assert line == f"{file} is damaged: W&B gets the run under a new id, with all metrics, without earlier images"
 
 
 def test_identity__a_newline_does_no_harm(loggers: Callable[[], list[Any]], run: RunDirectory) -> None:

@@ -75,4 +75,4 @@ def test_refused(make_config: MakeConfig, tiny_run: list[str], capsys: pytest.Ca
     with pytest.raises(ConfigError, match="mwa-train takes it"):
         evaluate(make_config("+trainer.fast_dev_run=true", "adapter=none", command="evaluate"))
     assert train.main([*tiny_run, "-m", "seed=1,2", "+trainer.fast_dev_run=true"]) == 2
-    assert "try one of them alone" in capsys.readouterr().err
+    assert "try one of the runs alone" in capsys.readouterr().err
