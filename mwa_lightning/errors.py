@@ -59,7 +59,7 @@ class OutOfMemory(UserError):  # noqa: N818 (a state of the machine)
         workers = "" if gpu else ", data.num_workers"
         super().__init__(
             f"{where} does not suffice{asked}: lower data.batch_size{workers} or data.eval_batch_size, or free some, "
-            "and start the same command again; a training run goes on from its last checkpoint"
+            "and start the same command again; a training run resumes from its last checkpoint"
         )
 
 
@@ -91,7 +91,7 @@ class Stopped(UserError):  # noqa: N818 (what was asked for)
 
 
 class MachineLost(Stopped):
-    """Other processes are gone with the machine that they were on; the run goes on from its last checkpoint."""
+    """Other processes are gone with the machine that they were on; the run resumes from its last checkpoint."""
 
 
 class Interrupted(BaseException):

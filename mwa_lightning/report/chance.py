@@ -56,7 +56,7 @@ def worse_than_frozen(metrics: Mapping[str, float], *, split: str, images: int) 
 
 
 def beside(metrics: Mapping[str, float], *, split: str, images: int, samples: int) -> dict[str, float]:
-    """What stands beside the mean recall of a split: `random_order/mean_recall`, `gain/mean_recall` over the frozen one.
+    """What stands beside the mean recall of a split: that of a random order, and the gain over the frozen model.
 
     Arguments are those of `no_better_than_guessing`; both are in percent, `gain` is there where both were measured.
     """
