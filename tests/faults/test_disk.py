@@ -136,11 +136,11 @@ def assert_whole(folder: Path) -> None:
 
 # What each command says, by the number of blocks that are left for it.
 NO_SPACE = "cannot be written (No space left on device)."
-DATABASE = "mwa-tune: error: study.db of the search cannot be used (database or disk is full): make room on its disk"
+DATABASE = "mwa-tune: error: {folder}/study.db cannot be used (database or disk is full): make room on its disk"
 FULL: dict[str, dict[int, str]] = {
     "sweep": {
         0: f"mwa-train: error: {{folder}}/multirun.yaml {NO_SPACE}",
-        40: "mwa-train: error: 2 of 2 jobs failed (0, 1): see {folder}/<number>.log;",
+        40: "mwa-train: error: 2 of 2 jobs failed (0, 1): see {folder}/",
     },
     "search": {0: f"mwa-tune: error: {{folder}}/multirun.yaml {NO_SPACE}", 20: DATABASE, 55: "mwa-tune: error: "},
     "compare": {0: "mwa-compare: error: output={folder}: cannot be written (No space left on device); give another"},
