@@ -57,7 +57,7 @@ def test_unreachable__the_run_goes_on_and_keeps_its_figures(
     assert train(f"run_dir={run}", "logger=wandb", "logger.mode=online") == 0
     log = (run / "train.log").read_text()
     assert "WARNING W&B does not answer (" in log
-    assert f"its figures are kept in {run / 'wandb'}; `wandb sync` sends them" in log
+    assert f"its metrics are kept in {run / 'wandb'}; `wandb sync` sends them" in log
     identity = (run / "wandb" / "id").read_text()
     (file,) = run.glob(f"wandb/offline-run-*-{identity}/run-{identity}.wandb")
     assert b"val/mean_recall" in file.read_bytes()
