@@ -39,7 +39,7 @@ configure() {
   cores=$(nproc); [ "$cores" -ge 2 ] || cores=2
   node="NodeName=$host NodeAddr=$address"
   if [ -n "$machines" ]; then
-    nodes="n[1-$machines]" address=$network.254 kill_wait=5
+    nodes="n[1-$machines]" address=$network.254 kill_wait=30
     node="NodeName=$nodes NodeAddr=$network.[1-$machines]"
   fi
   cat >"$SLURM_CONF" <<CONF
