@@ -147,11 +147,27 @@ def check_adapted(config: DictConfig) -> None:
 
 
 def check_precision(config: DictConfig) -> None:
-    """Refuse float16 where there is none, or its scaler would look at one process's part of the gradients only."""
-    if config.trainer.precision == "16-mixed" and config.trainer.strategy == "fsdp":
-        raise ConfigError("trainer.precision=16-mixed does not go with trainer.strategy=fsdp: take bf16-mixed or 32")
-    if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed needs trainer.accelerator=gpu; on the CPU take bf16-mixed or 32")
+    """Refuse precisions that the hardware, the strategy or a moving average cannot have."""
+    trainer = config.trainer
+    key = f"trainer.precision={trainer.precision}"
+    if trainer.precision in ("16-mixed", "64-true") and trainer.strategy == "fsdp":
+        # The scaler of 16-mixed would look at one process's part of the gradients only; Lightning has no other FSDP.
+        raise ConfigError(f"{key} does not go with trainer.strategy=fsdp: take bf16-mixed or 32")
+    if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
+        raise ConfigError(f"{key} needs trainer.accelerator=gpu; on the CPU take bf16-mixed or 32")
+    averaged = [
+        name
+        for name, value in (
+            ("training.ema_decay", config.training.get("ema_decay")),
+            ("task.queue_size", config.task.get("queue_size")),
+        )
+        if value is not None
+    ]
+    if trainer.precision == "bf16-true" and averaged:
+        raise ConfigError(
+            f"{key}: the moving average of {averaged[0]} takes steps that are 0 in bfloat16; take bf16-mixed, or "
+            f"{averaged[0]}=null"
+        )
 
 
 def check_measured(config: DictConfig, figure: str, *, key: str) -> None:

@@ -122,6 +122,17 @@ def _choice(*options: str) -> Rule:
     return rule
 
 
+def _precision(value: Any) -> str:
+    """The name that configurations have of a precision, of any that Lightning takes."""
+    name = str(value)
+    if name == "16-true":
+        raise ValueError("AdamW's eps and small gradients are 0 in float16; take 16-mixed or bf16-true")
+    if name.startswith("transformer-engine"):
+        raise ValueError("replaces the linear layers that adapters and weights are of; take bf16-mixed")
+    same = {"32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+    return _choice("32", "bf16-mixed", "16-mixed", "bf16-true", "64-true")(same.get(name, name))
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("want true or false")
@@ -334,7 +345,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": _either(_choice("auto"), _integer(1)),
     "trainer.num_nodes": _integer(1),
     "trainer.strategy": _choice("auto", "ddp", "fsdp"),
-    "trainer.precision": _choice("32", "bf16-mixed", "16-mixed"),
+    "trainer.precision": _precision,
     "trainer.threads": _either(_choice("auto"), _integer(1)),
     "trainer.max_epochs": _integer(1),
     "trainer.max_steps": _step_limit,

@@ -292,6 +292,7 @@ def _train(
         log.info("resuming from %s", checkpoint)
     keeper.resumed_from = checkpoint
     _log_settings(loggers, run)
+    trainer.precision_plugin.convert_module(task)  # Lightning would do so after it has read the checkpoint
     with understood():
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     if not trainer.global_step:

@@ -63,7 +63,9 @@ def test_check_values__kept(key: str, value: Any) -> None:
         ("trainer.max_steps", 0, "from 1 up, or -1"),
         ("trainer.max_steps", -2, "from 1 up, or -1"),
         ("trainer.devices", 0, "want auto or a whole number from 1 up$"),
-        ("trainer.precision", 64, "want one of 32, bf16-mixed, 16-mixed"),
+        ("trainer.precision", 8, "want one of 32, bf16-mixed, 16-mixed, bf16-true, 64-true$"),
+        ("trainer.precision", "16-true", "are 0 in float16; take 16-mixed or bf16-true$"),
+        ("trainer.precision", "transformer-engine", "replaces the linear layers that adapters"),
         ("training.ema_decay", 1.0, "null or a number above 0 to below 1"),
         ("logger.project", "a/b", "a word of at most 128 characters, without /"),
         ("logger.project", "a" * 129, "a word of at most 128 characters"),
@@ -89,8 +91,18 @@ def test_check_values__refused(key: str, value: Any, wanted: str) -> None:
     assert str(caught.value).startswith(f"{key}=")
 
 
-def test_check_values__precision_becomes_text() -> None:
-    assert checked("trainer.precision", 32) == "32"
+@pytest.mark.parametrize(
+    ("names", "saved"),
+    [
+        ((32, "32", "32-true"), "32"),
+        ((16, "16", "16-mixed"), "16-mixed"),
+        (("bf16", "bf16-mixed"), "bf16-mixed"),
+        (("bf16-true",), "bf16-true"),
+        ((64, "64", "64-true"), "64-true"),
+    ],
+)
+def test_check_values__precision_has_one_name(names: tuple[Any, ...], saved: str) -> None:
+    assert {checked("trainer.precision", name) for name in names} == {saved}
 
 
 def test_check_values__paths_become_absolute(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:

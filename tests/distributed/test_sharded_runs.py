@@ -221,7 +221,7 @@ def test_train__sharded_by_torchrun(scenes: Path, elsewhere: Path) -> None:
             "trainer.precision=16-mixed does not go with trainer.strategy=fsdp: take bf16-mixed",
         ),
         ([*FUSION, "task.queue_size=64"], "task.queue_size=64: a momentum queue needs whole weights"),
-        (["trainer.precision=64"], "trainer.precision=64: "),
+        (["trainer.precision=64"], "trainer.precision=64-true does not go with trainer.strategy=fsdp"),
     ],
 )
 def test_train__what_cannot_be_sharded_is_refused(

@@ -24,6 +24,7 @@ from mwa_lightning.training.build import build_model
 from mwa_lightning.training.callbacks import RunKeeper
 from mwa_lightning.training.code_version import commit
 from mwa_lightning.training.coordinator import CoordinatorFigures
+from mwa_lightning.training.evaluate import evaluate
 from mwa_lightning.training.fit import fit
 from mwa_lightning.training.optim import GatedAdamW
 
@@ -194,6 +195,8 @@ class Killed(BaseException):
         (3, ()),
         (4, ()),
         (2, ("trainer.accumulate_grad_batches=2", "training.checkpoint_every_n_steps=1")),
+        (1, ("trainer.precision=bf16-true",)),
+        (1, ("trainer.precision=64-true",)),
     ],
 )
 def test_fit__killed_after_a_save_and_started_again(
@@ -233,6 +236,33 @@ def test_fit__killed_after_a_save_and_started_again(
         states[0]["loops"]["fit_loop"]["epoch_progress"]["current"]
         == (states[1]["loops"]["fit_loop"]["epoch_progress"]["current"])
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "least"), [("bf16-true", torch.bfloat16, 0.9), ("64-true", torch.float64, 0.9999)]
+)
+def test_fit__weights_of_another_type_move_as_those_of_float32(
+    make_config: MakeConfig, tmp_path: Path, precision: str, kind: torch.dtype, least: float
+) -> None:
+    options = ["trainer.max_steps=3", "optim.warmup_epochs=0", "optim.lr=1e-2"]
+    start = trained_state(build_model(make_config())[0])
+    moves = []
+    for name in ("32", precision):
+        fit(make_config(f"trainer.precision={name}", *options, run=name))
+        weights = load_file(tmp_path / name / "adapter.safetensors")
+        moves.append(torch.cat([(weights[key].double() - start[key]).flatten() for key in start]))
+    assert {tensor.dtype for tensor in weights.values()} == {kind}
+    assert torch.nn.functional.cosine_similarity(*moves, dim=0) > least
+    adapter = f"adapter.checkpoint={tmp_path / precision / 'adapter.safetensors'}"
+    measured = evaluate(make_config(adapter, command="evaluate", run="measured"))
+    assert measured["test/mean_recall"] > 0
+
+
+def test_fit__names_of_lightning_resume_runs_of_ours(make_config: MakeConfig, tmp_path: Path) -> None:
+    first = fit(make_config("trainer.precision=32", "trainer.max_epochs=1"))
+    again = fit(make_config("trainer.precision=32-true", "trainer.max_epochs=1"))
+    assert without_time(again) == without_time(first)
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").trainer.precision == "32"
 
 
 def test_fit__finished_run_started_again_is_the_same(make_config: MakeConfig, tmp_path: Path) -> None:
