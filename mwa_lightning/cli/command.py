@@ -43,8 +43,8 @@ class Command:
 def run(command: Command, argv: Sequence[str] | None) -> int:
     """Run `command` and return its exit code.
 
-    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 4 a number that is not finite; 75 stopped by a
-    signal, to be started again; 130 stopped from the keyboard.
+    0; 1 the unexpected; 2 a user's mistake; 3 a missed expectation; 4 a number that is not finite; 5 a run that does
+    not learn; 75 stopped by a signal, to be started again; 130 stopped from the keyboard.
     """
     code = _carry_out(command, argv)
     processes = sys.modules.get("mwa_lightning.training.processes")

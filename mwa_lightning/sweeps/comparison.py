@@ -44,6 +44,12 @@ class Run:
         split = self.settings.get("split")
         return split if isinstance(split, str) else "test"
 
+    @property
+    def verdicts(self) -> list[str]:
+        """What was wrong with its training: `collapsed`, `dead`, `diverging` or `stuck`."""
+        found = [name.removeprefix("train/") for name in self.figures if name.startswith("train/")]
+        return [name.removesuffix("_at_step") for name in found if name.endswith("_at_step")]
+
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs of folders: sweeps, run directories, or whatever has such below it.
@@ -177,7 +183,8 @@ def table(
     `sort` is by default the figure that the runs monitor, `figures` that one, its like on the evaluated split,
     trained parameters and seconds. Figures have two decimals, settings four digits, unless `exact`.
 
-    Each column has a heading of its own: the key `run` of evaluations is `config.run`.
+    The state says too what was wrong with the training. Each column has a heading of its own: the key `run` of
+    evaluations is `config.run`.
 
     Raises ConfigError if no run that is through has a figure that is asked for.
     """
@@ -202,8 +209,9 @@ def table(
     headings = [f"config.{key}" if key in ("run", "state") else key for key in settings]
     rows = []
     for place, run in enumerate(runs):
+        state = ", ".join([run.state, *run.verdicts])
         chosen = [values[place] if exact else _short(values[place]) for values in settings.values()]
-        rows.append((run, [run.label, *chosen, run.state, *_cells(run, figures, exact=exact)]))
+        rows.append((run, [run.label, *chosen, state, *_cells(run, figures, exact=exact)]))
     rows.sort(key=lambda row: _place(row[0], by))
     return [["run", *headings, "state", *figures], *(cells for _, cells in rows)]
 

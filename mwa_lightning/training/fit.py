@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.errors import ConfigError, UserError
+from mwa_lightning.errors import ConfigError, NotLearning, UserError
 from mwa_lightning.report.tables import closing_table, parts_table
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
@@ -31,7 +31,7 @@ from mwa_lightning.training.build import adapter_metadata, attach, build_backbon
 from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
 from mwa_lightning.training.checkpointing import CheckpointFiles
 from mwa_lightning.training.code_version import described
-from mwa_lightning.training.console import console, show
+from mwa_lightning.training.console import FILE_ONLY, console, show
 from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
 from mwa_lightning.training.cpus import settle_cpus
 from mwa_lightning.training.dead_workers import dead_workers_named
@@ -165,7 +165,12 @@ def _run(
     watch = LearningWatch(action=config.training.collapsed, advise=partial(advise, config))
     loggers = make_loggers(config, run)
     stop.close = partial(close, loggers)
-    keeper = _train(config, task, data, run, processes, [pace, watch], stop, loggers)
+    try:
+        keeper = _train(config, task, data, run, processes, [pace, watch], stop, loggers)
+    except NotLearning as error:
+        log.error("%s", error, extra=FILE_ONLY)  # the command says it on the terminal
+        run.write_metrics(figures | watch.figures)
+        raise
     processes.wait()  # until the file is there
     load_adapter(run.adapter, model, fingerprint=model.backbone.fingerprint)
     figures |= evaluate_model(

@@ -90,6 +90,19 @@ def test_table__best_first_and_unfinished_last(sweep: Path) -> None:
     ]
 
 
+def test_table__says_which_runs_did_not_learn(sweep: Path) -> None:
+    """One that went on to its end, and one that its sweep saw stop: neither looks like any other."""
+    leave(sweep / "5", figures(80.0) | {"train/collapsed_at_step": 13.0, "train/spread": 0.01}, optim__lr=1.0)
+    leave(sweep / "6", {"train/diverging_at_step": 40.0, "train/spread": 0.9}, optim__lr=2.0)
+    jobs = yaml.safe_load((sweep / "multirun.yaml").read_text())["jobs"]
+    jobs[6] = {"overrides": [], "failed": "did not learn (exit code 5)"}
+    (sweep / "multirun.yaml").write_text(yaml.safe_dump({"jobs": jobs}))
+    rows = table(read_runs([sweep]))
+    assert rows[1][:5] == ["5", "mwa", "1.0", "through, collapsed", "80.00"]
+    assert ["6", "mwa", "2.0", "did not learn (exit code 5), diverging"] in [row[:4] for row in rows]
+    assert [row[3] for row in rows[2:5]] == ["through"] * 3
+
+
 def test_table__settings_of_many_digits_are_shortened(tmp_path: Path) -> None:
     for number, lr in enumerate((0.00035312475617752464, 1e-05)):
         leave(tmp_path / "all" / str(number), figures(50.0 - number), optim__lr=lr)

@@ -54,7 +54,11 @@ def test_watch__dead_adapter_is_named_everywhere(
         fit(make_config(*options, "training.collapsed=stop", run="stopped"))
     assert str(caught.value) == line
     assert caught.value.exit_code == 5
-    assert not (tmp_path / "stopped/metrics.json").exists()
+    stopped = json.loads((tmp_path / "stopped/metrics.json").read_text())
+    assert stopped["train/dead_at_step"] == 0
+    assert stopped["train/spread"] == pytest.approx(figures["train/spread"], rel=0.2)  # some steps earlier
+    assert not any(name.startswith(("test/", "time/")) for name in stopped)
+    assert " ".join((tmp_path / "stopped/train.log").read_text().split()).count(line) == 1
 
 
 def test_watch__collapsed(make_config: MakeConfig) -> None:
