@@ -8,6 +8,8 @@ from mwa_lightning.training.verdicts import Finding
 
 # A start so far above knowing nothing, as a share of it, says that the scale of the logits does not fit.
 _FAR_ABOVE = 1.2
+# A loss that has moved by less, as a share of that at the start, was hardly trained.
+_MOVED = 0.02
 
 
 def advise(config: DictConfig, finding: Finding, rate: float) -> str:
@@ -23,10 +25,7 @@ def advise(config: DictConfig, finding: Finding, rate: float) -> str:
 
 
 def _collapsed(config: DictConfig, finding: Finding, peak: float) -> list[str]:
-    scale = config.task.get("logit_scale")
-    ill_fitting = finding.loss_at_start > _FAR_ABOVE * finding.knowing_nothing
-    fitted = ["task.logit_scale=fitted"] if scale not in (None, "fitted") and ill_fitting else []
-    return [*fitted, *_gentler(config, peak)]
+    return [*_fitted(config, finding), *_gentler(config, peak)]
 
 
 def _diverging(config: DictConfig, finding: Finding, peak: float) -> list[str]:
@@ -42,9 +41,18 @@ def _dead(config: DictConfig, finding: Finding, peak: float) -> list[str]:
 
 
 def _stuck(config: DictConfig, finding: Finding, peak: float) -> list[str]:
-    if finding.loss > _FAR_ABOVE * finding.knowing_nothing:
-        return _gentler(config, peak)
-    return [f"optim.lr={3 * peak:.1g}", f"trainer.max_epochs={2 * config.trainer.max_epochs}"]
+    moved = abs(finding.loss - finding.loss_at_start) > _MOVED * finding.loss_at_start
+    if moved and finding.loss > _FAR_ABOVE * finding.knowing_nothing:
+        return [*_fitted(config, finding), *_gentler(config, peak)]
+    longer = f"trainer.max_epochs={2 * config.trainer.max_epochs}"
+    return [*_fitted(config, finding), f"optim.lr={3 * peak:.1g}", longer]
+
+
+def _fitted(config: DictConfig, finding: Finding) -> list[str]:
+    """A scale of the logits that fits, where the run began far above knowing nothing."""
+    scale = config.task.get("logit_scale")
+    ill_fitting = finding.loss_at_start > _FAR_ABOVE * finding.knowing_nothing
+    return ["task.logit_scale=fitted"] if scale not in (None, "fitted") and ill_fitting else []
 
 
 def _gentler(config: DictConfig, peak: float) -> list[str]:
