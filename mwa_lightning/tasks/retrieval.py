@@ -211,8 +211,10 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         self.signs = [Signs("contrast", loss.detach(), guessing, variances)]
         if isinstance(heads, FusionRetrievalHeads):
             assert isinstance(backbone, FusionEncoder)
-            matching = matching_loss(backbone, heads, **self._to_match(batch, encoded, slow))
-            self.signs.append(Signs("matching", matching.detach(), knowing_nothing_of_matching(batch.image_ids), {}))
+            pairs = self._to_match(batch, encoded, slow)
+            matching = matching_loss(backbone, heads, **pairs)
+            guessing = knowing_nothing_of_matching(batch.image_ids, pairs["candidates"].image_ids)
+            self.signs.append(Signs("matching", matching.detach(), guessing, {}))
             loss = loss + matching
         return loss
 

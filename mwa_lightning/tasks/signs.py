@@ -81,10 +81,15 @@ def knowing_nothing_of_contrast(
 
 
 @torch.no_grad()
-def knowing_nothing_of_matching(image_ids: Tensor) -> Mean:
-    """`Signs.knowing_nothing` of matching, of pairs (b,): of each that has wrong partners, two of three are wrong."""
+def knowing_nothing_of_matching(image_ids: Tensor, candidates: Tensor) -> Mean:
+    """`Signs.knowing_nothing` of matching: of each pair that has wrong partners, two of three are wrong.
+
+    Args:
+        image_ids: Of this process's pairs (b,).
+        candidates: Those of the pairs that wrong partners come from (c,).
+    """
     own = len(image_ids)
-    wrong = 2 * (image_ids.unsqueeze(1) != image_ids).any(dim=1).sum()
+    wrong = 2 * (image_ids.unsqueeze(1) != candidates).any(dim=1).sum()
     right = own / (own + wrong).clamp(min=1)
     return Mean(-torch.special.xlogy(right, right) - torch.special.xlogy(1 - right, 1 - right), own)
 

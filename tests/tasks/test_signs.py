@@ -75,8 +75,13 @@ def test_contrast__of_one_pair_or_none_is_nothing() -> None:
 
 def test_matching__is_the_entropy_of_its_labels() -> None:
     third = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3
-    assert float(knowing_nothing_of_matching(IMAGE_IDS).value) == pytest.approx(third)
-    assert float(knowing_nothing_of_matching(torch.tensor([4, 4])).value) == 0
+    assert float(knowing_nothing_of_matching(IMAGE_IDS, IMAGE_IDS).value) == pytest.approx(third)
+    alike = torch.tensor([4, 4])
+    assert float(knowing_nothing_of_matching(alike, alike).value) == 0
+    # One pair, whose wrong partners are those of other processes; and none at all.
+    assert float(knowing_nothing_of_matching(IMAGE_IDS[:1], IMAGE_IDS).value) == pytest.approx(third)
+    none = knowing_nothing_of_matching(IMAGE_IDS[:0], IMAGE_IDS)
+    assert (float(none.value), none.weight) == (0, 0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
