@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 LOWEST := .venv-lowest
 
-.PHONY: help demo test test-slow test-slurm test-lowest lowest-versions check format all-checks setup clean
+.PHONY: help demo test test-slow test-slurm test-lowest lowest-versions check format docs all-checks setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -43,7 +43,12 @@ format: $(STAMP) ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-all-checks: check test test-slow test-slurm test-lowest ## everything that there is, about an hour
+docs: $(STAMP) ## the documentation as a site with an API reference, in build/site; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[docs]'
+	$(BIN)/python scripts/site_pages.py build/pages
+	$(BIN)/zensical build --clean --strict
+
+all-checks: check docs test test-slow test-slurm test-lowest ## everything that there is, about an hour
 
 setup: $(STAMP) ## install into .venv
 
@@ -63,5 +68,5 @@ $(LOWEST)/installed: pyproject.toml requirements/lowest.txt
 	@touch $@
 
 clean: ## remove the environments and what the tools left; runs in ./logs stay
-	rm -rf .venv $(LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv $(LOWEST) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find mwa_lightning tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

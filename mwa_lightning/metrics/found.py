@@ -15,7 +15,7 @@ from mwa_lightning.metrics.reranking import Candidates, Ranking, best_candidates
 class Found(NamedTuple):
     """What one query finds. Queries and candidates are given by their rows.
 
-    Args:
+    Attributes:
         query: The query.
         best: Its best candidates, the best first.
         right: All candidates that are right.
