@@ -32,7 +32,6 @@ class Files:
         return path.open("xb")
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file."""
         with self.open(name) as file:
             file.write(content)
             file.flush()
@@ -49,7 +48,6 @@ class Files:
         flush_names(self._folder)
 
     def remove(self) -> None:
-        """Remove what was written."""
         for path in self.written.values():
             path.unlink(missing_ok=True)
         for path in filter(is_made, reversed(self._made)):

@@ -92,7 +92,6 @@ class Shards(PictureStore):
 
     @property
     def folder(self) -> Path:
-        """The folder of the shards."""
         return self.root
 
     @property
@@ -147,7 +146,6 @@ class Shards(PictureStore):
         return None if member is None else self.index.place(member).size
 
     def paths(self) -> Iterator[str]:
-        """The paths of all pictures."""
         return iter(self.index.paths)
 
     def describe(self, path: str) -> str:

@@ -43,7 +43,6 @@ class Columns(NamedTuple):
     identifier: str | None
 
     def described(self) -> str:
-        """For people."""
         parts = {"images" if len(self.images) > 1 else "image": " and ".join(map(repr, self.images))}
         for role in ("text", "label", "split", "identifier"):
             parts[role] = repr(getattr(self, role))

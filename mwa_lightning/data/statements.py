@@ -103,7 +103,6 @@ class StatementSplit:
     subsets: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Number of statements."""
         return len(self.statements)
 
     @property

@@ -97,12 +97,10 @@ class PictureFolder(PictureStore):
 
     @property
     def folder(self) -> Path:
-        """The folder that holds them."""
         return self.root
 
     @property
     def prefix(self) -> PurePath:
-        """The same."""
         return self.root
 
     def meant(self, path: str) -> str | None:

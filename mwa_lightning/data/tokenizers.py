@@ -219,7 +219,6 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def mask_id(self) -> int:
-        """Id of `<mask>`."""
         return len(self._pieces) + 1
 
     def pieces(self, texts: list[str]) -> list[list[int]]:

@@ -200,7 +200,6 @@ class Done:
     """A run that was through before its trial was told."""
 
     def poll(self) -> int | None:
-        """At once."""
         return 0
 
     def end(self) -> None:

@@ -228,13 +228,11 @@ class _SamplerByPlace(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing."""
         return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A value."""
         settings = self._settings
         digest = hashlib.sha256(f"{settings.seed} {trial.number} {param_name}".encode()).digest()
         seed = int.from_bytes(digest[:4])

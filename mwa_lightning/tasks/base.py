@@ -93,11 +93,9 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Take a batch into the metric."""
         self.model.run(self.update, batch, self.val_metric)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Take a batch into the metric."""
         self.model.run(self.update, batch, self.test_metric)
 
     def on_validation_epoch_start(self) -> None:
@@ -111,11 +109,9 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
         self.begin(self.test_metric, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
         self._log_figures("val", self.val_metric)
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures."""
         self._log_figures("test", self.test_metric)
 
     def configure_model(self) -> None:
@@ -138,7 +134,6 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
             clip_gradients(parameters, limit=gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """What `configure` makes."""
         assert self.configure is not None, "training needs `configure`"
         return self.configure(self)
 

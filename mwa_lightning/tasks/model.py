@@ -44,7 +44,6 @@ class AdaptedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
         return next(self.parameters()).device
 
     def run(self, work: Callable[..., ResultT], *inputs: Any) -> ResultT:

@@ -78,7 +78,6 @@ class MomentumQueue:
         self._next = (self._next + len(places)) % self.size
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, for checkpoints."""
         return {
             "slow": self._slow,
             "images": self._images,

@@ -98,7 +98,6 @@ class ReasoningTask(AdaptationTask[ReasoningModel, StatementAccuracy]):
         return logits
 
     def update(self, batch: StatementBatch, metric: StatementAccuracy) -> None:
-        """Classify a batch."""
         metric.update(self.logits(batch), batch.labels, batch.sample_index)
 
     def begin(self, metric: StatementAccuracy, stage: Stage) -> None:

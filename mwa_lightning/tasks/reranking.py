@@ -63,7 +63,6 @@ class Reranker:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
         self._images: dict[int, Tensor] = {}
         self._texts: dict[int, tuple[int, ...]] = {}
 

@@ -344,12 +344,10 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         return None if self.reranker is None else self.reranker.scored
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the queue."""
         if self.queue is not None:
             checkpoint[QUEUE] = self.queue.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the queue up again."""
         if self.queue is not None:
             self.queue.load_state_dict(checkpoint.get(QUEUE))
 

@@ -42,7 +42,6 @@ class PositionSeeds(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed."""
         torch.manual_seed(position_seed(self.seed, trainer.global_rank, trainer.current_epoch, batch_idx))
 
 

@@ -59,7 +59,6 @@ class CoordinatorFigures(pl.Callback):
         self._records: dict[str, Record] = {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to record."""
         self._records = self._watching.enter_context(recording(_adapter(pl_module)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,7 +83,6 @@ class CoordinatorFigures(pl.Callback):
             self._show(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Record no more."""
         self._watching.close()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -127,7 +125,6 @@ class CoordinatorWeights(pl.Callback):
         self._samples = 0
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to record."""
         self._records = self._watching.enter_context(recording(_adapter(pl_module), per_token=True))
         self._parts = {name: [] for name in self._records}
 
@@ -178,7 +175,6 @@ class CoordinatorWeights(pl.Callback):
         write_tensors(self.path, tensors, metadata=metadata)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Record no more."""
         self._watching.close()
 
 

@@ -26,7 +26,6 @@ class WeightAverage(pl.Callback):
         self._step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the weights as they are."""
         state = trained_state(pl_module.get_submodule("model"))
         if not self.average:
             self.average = {name: tensor.clone() for name, tensor in state.items()}
@@ -67,7 +66,6 @@ class WeightAverage(pl.Callback):
         self._weights = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, for checkpoints."""
         return {"average": {name: whole(tensor) for name, tensor in self.average.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -119,11 +119,9 @@ class NonFiniteGuard(pl.Callback):
         self.flush(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, for checkpoints."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the counts up again."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def _report(self, record: StepRecord, *, scaled: bool) -> None:

@@ -27,9 +27,7 @@ class Journal(pl.Callback):
             log.info("epoch %d: training from step %d", self._epoch + 1, trainer.global_step, extra=FILE_ONLY)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Its validation begins."""
         log.info("epoch %d: validation", trainer.current_epoch + 1, extra=FILE_ONLY)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Its validation is through."""
         log.info("epoch %d: validated", trainer.current_epoch + 1, extra=FILE_ONLY)

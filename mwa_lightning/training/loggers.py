@@ -42,7 +42,6 @@ class TableLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The kind of logger."""
         return "table"
 
     @property

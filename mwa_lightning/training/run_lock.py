@@ -47,7 +47,6 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Let it go, if it is held."""
         if self._held is not None:
             self._held.release()
             self._held = None

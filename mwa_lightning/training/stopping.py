@@ -83,7 +83,6 @@ class StopAgreement(pl.Callback):
         self.signals.at_interrupt = _AT_INTERRUPT if trainer.is_global_zero else ""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Everything is saved."""
         self.signals.at_interrupt = None
 
     def on_train_batch_start(
@@ -129,7 +128,6 @@ class StopAgreement(pl.Callback):
 
     @property
     def name(self) -> str:
-        """What stops the run."""
         return "another rank's signal" if self.signals.noted is None else self.signals.noted.name
 
     def part(self, *, first: bool, came: int) -> None:

@@ -117,7 +117,6 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
 
     @losable
     def save(self) -> None:
-        """Write what is held."""
         super().save()
 
     @losable
@@ -126,5 +125,4 @@ class LosableTensorBoardLogger(LosableLogger, TensorBoardLogger):
         super().finalize(status)
 
     def end(self, exit_code: int) -> None:
-        """Write what is still held."""
         self.finalize("success")

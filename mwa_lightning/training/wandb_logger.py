@@ -76,7 +76,6 @@ class LosableWandbLogger(LosableLogger, WandbLogger):
 
     @losable
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        """Send the configuration."""
         super().log_hyperparams(params)
 
     @losable

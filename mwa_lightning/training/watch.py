@@ -60,7 +60,6 @@ class LearningWatch(pl.Callback):
         self._step = trainer.global_step
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Take the signs of a micro-batch."""
         assert isinstance(pl_module, AdaptationTask)
         if pl_module.signs:
             self._batches.append(pl_module.signs)
@@ -105,7 +104,6 @@ class LearningWatch(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
         self._steps = [Step(*step) for step in state_dict["steps"]]
         self.finding = None if state_dict["finding"] is None else Finding(*state_dict["finding"])
         self._rate, self._peak, self._warm_from = (state_dict[key] for key in ("rate", "peak", "warm_from"))
