@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from hydra.core.global_hydra import GlobalHydra
 
 from mwa_lightning.adapters.files import method_in
 from mwa_lightning.adapters.metadata import locate_adapter
@@ -113,8 +110,7 @@ def load(
     if task not in tasks:
         what = f"{adapter}: was trained for task={task}, and" if of_file else f"task={task}:"
         raise ConfigError(f"{what} there is no such task.{did_you_mean(task, tasks)} Choose one of {', '.join(tasks)}")
-    with _outside_hydra():
-        config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
+    config = compose_groups("train", {"backbone": name, "adapter": method, "task": task})
     values: dict[str, Any] = {}
     if file is not None:
         settings = method_in(file)[1] if header is None else settings_of(header, config.adapter)
@@ -143,18 +139,6 @@ def load(
     settle_texts(config, always=True)
     model, reader = build_model(config, shape)
     return Loaded(model.eval(), reader, EvaluationTransform(**image_options(config), rule=rule))
-
-
-@contextmanager
-def _outside_hydra() -> Iterator[None]:
-    """Set aside the Hydra of an application that calls us: a process has but one at a time."""
-    theirs = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        # Hydra may have put another instance in the place of the first.
-        GlobalHydra.instance().hydra = theirs
 
 
 def _adapter(adapter: str | Path | None) -> tuple[str, Path | None]:

@@ -12,7 +12,7 @@ from mwa_lightning.adapters.foreign import is_released
 from mwa_lightning.adapters.metadata import FREE_SETTINGS, Header, locate_adapter, read_header, tensor_names
 from mwa_lightning.cli.composing import Request, compose_groups
 from mwa_lightning.cli.menu import group_options
-from mwa_lightning.cli.schema import RULES
+from mwa_lightning.cli.schema import rule_of
 from mwa_lightning.cli.trusted import TARGET, targets_of
 from mwa_lightning.errors import CheckpointError, ConfigError
 
@@ -96,7 +96,7 @@ def adopt(
 
 def recomposing(config_name: str, request: Request) -> Callable[[dict[str, str | None]], DictConfig]:
     """`compose_groups` with the choices of a command line, and others besides."""
-    return lambda further: compose_groups(config_name, request.choices | further)
+    return lambda further: compose_groups(config_name, request.choices | further, request.defaults)
 
 
 def _checked(header: Header, said: Mapping[str, Any], node: Mapping[str, Any], *, part: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _checked(header: Header, said: Mapping[str, Any], node: Mapping[str, Any], *
     for key, value in said.items():
         if key not in node or key in (TARGET, "checkpoint", "tokenizer"):
             raise CheckpointError(f"{header.path}: says {part}.{key}={value}, and there is no such key")
-        rule = RULES.get(f"{part}.{key}")
+        rule = rule_of({part: node}, f"{part}.{key}")
         try:
             if rule is not None:
                 rule(OmegaConf.create(value) if isinstance(value, list) else value)

@@ -22,7 +22,13 @@ from mwa_lightning.training.slurm import step
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_FLAGS = ("--help", "--cfg job", "--multirun", "--version")
+    from mwa_lightning.cli.search_path import SearchPath
+
+# Each with its short form; those of the second kind are followed by a value.
+_FLAGS = {"--help": "-h", "--version": "", "--multirun": "-m", "--resolve": ""}
+_WITH_VALUE = {"--cfg": "-c", "--info": "-i", "--config-dir": "-cd", "--config-name": "-cn"}
+_MISSING = {"--info": "searchpath", "--config-dir": "DIR", "--config-name": "NAME"}
+_INFO = ("searchpath", "config", "defaults", "defaults-tree", "plugins", "all")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Command:
     listens: bool = False  # to signals, once its configuration is checked: until then they wait
     # With --multirun: gets the words, and whether only to show what would be done.
     sweep: Callable[[list[str], bool], None] | None = None
+    # What the words of the command stand for, if it has groups that are chosen unless others are.
+    complete: Callable[[list[str]], list[str]] = list
 
 
 def run(command: Command, argv: Sequence[str] | None) -> int:
@@ -111,51 +119,87 @@ def rank_of_process() -> int:
 
 def _run(command: Command, arguments: list[str], signals: Signals) -> None:
     flags = _take_flags(arguments)
-    if "--help" in flags:
-        from mwa_lightning.cli.help import help_text
-
-        deliver(help_text(command))
-    elif "--version" in flags:
+    if "--version" in flags:
         from mwa_lightning import __version__
 
         deliver(__version__)
-    elif "--multirun" in flags:
-        if command.sweep is None:
-            raise ConfigError("--multirun: is a flag of mwa-train alone")
-        command.sweep(arguments, "--cfg job" in flags)
-    else:
-        config = command.compose(arguments)
-        if "--cfg job" in flags:
-            from omegaconf import OmegaConf
+        return
+    from mwa_lightning.cli.search_path import using
 
-            deliver(OmegaConf.to_yaml(config).rstrip())
-        elif signals.interrupted:
-            raise Interrupted  # again: a library has swallowed it
+    with using(_search_path(command, flags, arguments)):
+        if "--help" in flags:
+            from mwa_lightning.cli.help import help_text
+
+            deliver(help_text(command))
+        elif "--info" in flags:
+            _show_info(command, flags["--info"][-1], arguments)
+        elif "--multirun" in flags:
+            if command.sweep is None:
+                raise ConfigError("--multirun: is a flag of mwa-train alone")
+            command.sweep(arguments, "--cfg" in flags)
         else:
-            command.execute(config)
+            config = command.compose(arguments)
+            if "--cfg" in flags:
+                from omegaconf import OmegaConf
+
+                deliver(OmegaConf.to_yaml(config).rstrip())
+            elif signals.interrupted:
+                raise Interrupted  # again: a library has swallowed it
+            else:
+                command.execute(config)
 
 
-def _take_flags(arguments: list[str]) -> set[str]:
-    """Remove the flags from `arguments` and return them by their long names."""
-    flags: set[str] = set()
+def _search_path(command: Command, flags: dict[str, list[str]], arguments: list[str]) -> SearchPath:
+    """What the flags and `hydra.searchpath=`, which is removed from the words, add to where configs are looked for."""
+    from mwa_lightning.cli.search_path import OURS, SEARCH_PATH, search_path_of
+
+    names = flags.get("--config-name", [])
+    if names and command.config_name not in ("train", "evaluate", "tune"):
+        raise ConfigError(f"--config-name={names[-1]}: is a flag of mwa-train, mwa-eval and mwa-tune alone")
+    words = [word for word in arguments if word.lstrip("+").startswith(f"{SEARCH_PATH}=")]
+    if not words and not names and "--config-dir" not in flags:
+        return OURS
+    arguments[:] = [word for word in arguments if word not in words]
+    from mwa_lightning.cli.grid import parse
+
+    further = parse(words[-1:])[0].value() if words else []
+    return search_path_of(flags.get("--config-dir", []), further, config_name=names[-1] if names else None)
+
+
+def _show_info(command: Command, what: str, arguments: list[str]) -> None:
+    from mwa_lightning.cli.grid import parse
+    from mwa_lightning.cli.search_path import show_info
+
+    if what not in _INFO:
+        raise ConfigError(f"--info {what}: write --info {'|'.join(_INFO)}")
+    words = parse(command.complete(arguments))
+    show_info(what, command.config_name, [str(word.input_line) for word in words])
+
+
+def _take_flags(arguments: list[str]) -> dict[str, list[str]]:
+    """Remove the flags from `arguments` and return them by their long names, with the values that they are given."""
+    long = {short: flag for flag, short in (_FLAGS | _WITH_VALUE).items()} | {"--hydra-help": "--help"}
+    flags: dict[str, list[str]] = {}
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word in ("--help", "-h", "--hydra-help"):
-            flags.add("--help")
-        elif word == "--version":
-            flags.add(word)
-        elif word in ("--cfg", "-c") or word.startswith("--cfg="):
-            what = word.partition("=")[2] if "=" in word else next(words, "")
-            if what != "job":
-                given = word if "=" in word or not what else f"{word} {what}"
-                raise ConfigError(f"{given}: write --cfg job, which prints the configuration")
-            flags.add("--cfg job")
-        elif word in ("--multirun", "-m"):
-            flags.add("--multirun")
-        elif word.startswith("-"):
-            raise ConfigError(f"there is no flag {word}.{did_you_mean(word, _FLAGS) or ' --help lists them.'}")
-        else:
+        if not word.startswith("-"):
             rest.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        flag = long.get(name, name)
+        if flag in _WITH_VALUE:
+            value = value if equals else next(words, "")
+            if flag == "--cfg" and value != "job":
+                given = word if equals or not value else f"{word} {value}"
+                raise ConfigError(f"{given}: write --cfg job, which prints the configuration")
+            if not value:
+                raise ConfigError(f"{word}: a value is missing; write {flag}={_MISSING[flag]}")
+            flags.setdefault(flag, []).append(value)
+        elif flag in _FLAGS and not equals:
+            flags[flag] = []
+        else:
+            known = [*_FLAGS, "--cfg job", *_WITH_VALUE]
+            raise ConfigError(f"there is no flag {word}.{did_you_mean(name, known) or ' --help lists them.'}")
     arguments[:] = rest
     return flags

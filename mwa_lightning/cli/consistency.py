@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mwa_lightning.cli.schema import is_ours
 from mwa_lightning.cli.suggesting import did_you_mean, path_meant
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
 from mwa_lightning.regular_files import NotAFile, require_file
@@ -33,7 +34,7 @@ def check_model(config: DictConfig) -> None:
     depths = [backbone[key] for key in backbone if str(key).endswith("depth")]
     depth = max(depths) if None not in depths else math.inf
     first_layer = config.adapter.get("first_layer", 0)
-    if first_layer >= depth:
+    if is_ours(config.adapter._target_) and first_layer >= depth:
         raise ConfigError(
             f"adapter.first_layer={first_layer}: {backbone.name} has layers 0 to {depth - 1}, "
             f"so no layer would be adapted; take at most {depth - 1}"

@@ -66,7 +66,7 @@ def _compose(arguments: list[str]) -> DictConfig:
 
     request = read_request(arguments, config_name="evaluate")
     alone = request.values.get("run") is None
-    config = compose_groups("evaluate", request.choices) if alone else _of_run(request)
+    config = compose_groups("evaluate", request.choices, request.defaults) if alone else _of_run(request)
     config = adopt(config, request, recomposing("evaluate", request), evaluation=True)
     apply(config, request)
     return config
@@ -95,7 +95,7 @@ def _of_run(request: Request) -> DictConfig:
     identities = {"backbone": "name", "task": "name", "data": "layout"}
     named = {group: saved[group].get(key) for group, key in identities.items() if group in saved}
     chosen: dict[str, str | None] = {group: name for group, name in named.items() if name in group_options(group)}
-    config = compose_groups("evaluate", chosen | request.choices)
+    config = compose_groups("evaluate", chosen | request.choices, request.defaults)
     for key, value in saved.items():
         if key in config:
             config[key] = _with_newer_keys(config[key], value)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mwa_lightning.cli.menu import group_options, groups_of, key_comment
+from mwa_lightning.cli.search_path import OURS, using
 
 if TYPE_CHECKING:
     from mwa_lightning.cli.command import Command
@@ -21,13 +22,23 @@ def help_text(command: Command) -> str:
         command.usage.strip(),
         *([f"Groups, one choice each (group=choice):\n{groups}"] if groups else []),
         "Keys (key=value); --cfg job prints all of them:\n" + "\n".join(_keys(command)),
-        "Flags:\n  --help     this text\n  --cfg job  print the composed configuration and do nothing else\n"
-        + ("  -m, --multirun  a sweep; with --cfg job, print its jobs and do nothing else\n" if command.sweep else "")
-        + "  --version  print the version",
+        "Flags:\n" + "\n".join(f"  {flag:<22}{does}" for flag, does in _flags(command)),
         "Exit codes: 0; 1 the unexpected; 2 a mistake in what was given; 3 a published metric was missed;\n"
         "            4 a number was not finite; 75 stopped by a signal, to be started again; 130 stopped by Ctrl-C.",
     ]
     return "\n\n".join(parts)
+
+
+def _flags(command: Command) -> Iterator[tuple[str, str]]:
+    yield "--help", "this text"
+    yield "--cfg job", "print the composed configuration and do nothing else"
+    if command.sweep:
+        yield "-m, --multirun", "a sweep; with --cfg job, print its jobs and do nothing else"
+    if groups_of(command.config_name):
+        yield "--config-dir DIR", "look for configs in DIR too: DIR/adapter/mine.yaml is adapter=mine"
+        yield "--config-name NAME", "compose NAME.yaml, which has train in its list of defaults"
+        yield "--info searchpath", "where configs are looked for; also config, defaults, defaults-tree"
+    yield "--version", "print the version"
 
 
 def _groups(config_name: str) -> Iterator[str]:
@@ -37,7 +48,8 @@ def _groups(config_name: str) -> Iterator[str]:
 
 
 def _keys(command: Command) -> Iterator[str]:
-    groups = groups_of(command.config_name)
+    with using(OURS):
+        groups = groups_of(command.config_name)
     for key in command.main_keys:
         group, _, name = key.rpartition(".")
         file = f"{group}/{groups[group]}.yaml" if group else _file_of(command.config_name, name)

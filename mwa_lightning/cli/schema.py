@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -404,10 +404,29 @@ SAID_BY_WEIGHTS = frozenset(
 )
 
 
+# Of an adapter of any class, what is ours: the other keys are its class's own.
+_OF_ANY_ADAPTER = ("adapter.checkpoint", "adapter.modules_to_save")
+
+
+def is_ours(target: object) -> bool:
+    """Whether a class is of this package, going by its dotted name; where none is named, it is."""
+    return target is None or str(target).startswith("mwa_lightning.")
+
+
+def rule_of(config: Mapping[Any, Any], key: str) -> Rule | None:
+    """The rule of a key, if it has one: an adapter from elsewhere may mean something else by the same name."""
+    group = key.partition(".")[0]
+    node = config.get(group) if group == "adapter" else None
+    if isinstance(node, Mapping | DictConfig) and not is_ours(node.get("_target_")) and key not in _OF_ANY_ADAPTER:
+        return None
+    return RULES.get(key)
+
+
 def check_values(config: DictConfig) -> None:
     """Check every value by its rule; the first that fails is a ConfigError that says what is wanted."""
-    for key, rule in RULES.items():
-        if _has(config, key):
+    for key in RULES:
+        rule = rule_of(config, key)
+        if rule is not None and _has(config, key):
             value = OmegaConf.select(config, key)
             if value is None and key in SAID_BY_WEIGHTS and "form" in config.backbone:
                 continue

@@ -12,6 +12,8 @@ from mwa_lightning.errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from mwa_lightning.cli.composing import Request
+
 _USAGE = """
 mwa-train [group=choice ...] [key=value ...]
 Adapt a frozen vision-language model to retrieval or to statements about images; leave a run directory.
@@ -66,20 +68,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         main_keys=_MAIN_KEYS,
         listens=True,
         sweep=_sweep,
+        complete=_complete,
     )
     return run(command, argv)
 
 
-def _compose(arguments: list[str]) -> DictConfig:
-    from mwa_lightning.cli.adopting import adopt, recomposing
-    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+def _request(arguments: list[str]) -> Request:
+    """What the words ask for: the demo, where no part of a run is chosen."""
+    from mwa_lightning.cli.composing import read_request
+    from mwa_lightning.cli.search_path import current
 
     request = read_request(arguments, config_name="train")
-    if any(key.partition(".")[0] == "launcher" for key in request.values):
+    of_defaults = {word.lstrip("+~").partition("=")[0].partition("@")[0] for word in request.defaults}
+    if "launcher" in of_defaults or any(key.partition(".")[0] == "launcher" for key in request.values):
         raise ConfigError("launcher=...: only a sweep has one; add --multirun")
-    if not {"backbone", "adapter", "task", "data", "experiment"} & request.choices.keys():
+    parts = {"backbone", "adapter", "task", "data", "experiment"}
+    if current().config_name is None and not parts & (request.choices.keys() | of_defaults):
         request.choices["experiment"] = _DEMO
-    config = compose_groups("train", request.choices)
+    return request
+
+
+def _complete(arguments: list[str]) -> list[str]:
+    """The words of a run, with the one that stands for none."""
+    experiment = _request(arguments).choices.get("experiment")
+    return [*arguments, f"experiment={experiment}"] if experiment == _DEMO else arguments
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    from mwa_lightning.cli.adopting import adopt, recomposing
+    from mwa_lightning.cli.composing import apply, compose_groups
+
+    request = _request(arguments)
+    config = compose_groups("train", request.choices, request.defaults)
     config = adopt(config, request, recomposing("train", request), evaluation=False)
     apply(config, request)
     return config

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mwa_lightning.cli.menu import config_directory, group_options
+from mwa_lightning.cli.menu import content_of, group_options
+from mwa_lightning.cli.search_path import SearchPath, config_directory, current, our_groups
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.plain_files import words_in
 
@@ -24,34 +23,31 @@ _SHIPPED = "asset://"
 TARGET = "_target_"
 
 
-@cache
 def targets_of(group: str) -> dict[str, str]:
     """The classes that the configs of a group name, each with the choice that does."""
     found: dict[str, str] = {}
     for choice in group_options(group):
-        content = _read(group, choice)
+        content = content_of(group, choice)
         if TARGET in content:
             found.setdefault(str(content[TARGET]), choice)
     return found
 
 
-@cache
 def _keys_of(group: str) -> frozenset[str]:
     """The keys that any config of a group has."""
-    return frozenset(key for choice in group_options(group) for key in _read(group, choice))
-
-
-def _read(group: str, choice: str) -> dict[str, Any]:
-    content = yaml.safe_load((config_directory() / group / f"{choice}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
+    return frozenset(key for choice in group_options(group) for key in content_of(group, choice))
 
 
 @cache
-def _names_elsewhere() -> frozenset[str]:
-    """What our configs name on other machines, comments included."""
+def _names_elsewhere(search: SearchPath) -> frozenset[str]:
+    """What configs on the search path name on other machines; of ours, comments included."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(config_directory().rglob("*.yaml"))]
-    return frozenset(word.rstrip(".,;)") for text in texts for word in text.split() if _ELSEWHERE.match(word))
+    words = [word.rstrip(".,;)") for text in texts for word in text.split()]
+    if search.further:
+        groups = {group: group_options(group) for group in our_groups()}
+        contents = [content_of(group, choice) for group, choices in groups.items() for choice in choices]
+        words += [text for content in contents for _, text in words_in(content)]
+    return frozenset(word for word in words if _ELSEWHERE.match(word))
 
 
 def check_saved(saved: Mapping[str, Any], *, origin: Path, typed: Container[str] = ()) -> None:
@@ -87,7 +83,7 @@ def check_text(text: str, *, what: str, instead: str) -> None:
     """
     if "${" in text or text == "???":
         raise ConfigError(f"{what} is {text!r}, and ${{...}} and ??? in a file are not followed: {instead}")
-    if _ELSEWHERE.match(text) and not text.startswith(_SHIPPED) and text not in _names_elsewhere():
+    if _ELSEWHERE.match(text) and not text.startswith(_SHIPPED) and text not in _names_elsewhere(current()):
         raise ConfigError(
             f"{what} is {text}, on another machine, and no config names it: it is not asked for; {instead}"
         )

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.cli.composing import apply, compose_groups, read_request
 from mwa_lightning.cli.consistency import check_model, check_training
-from mwa_lightning.cli.menu import config_directory, group_options, groups_of
+from mwa_lightning.cli.menu import group_options, groups_of
 from mwa_lightning.cli.schema import RULES
+from mwa_lightning.cli.search_path import config_directory
 from mwa_lightning.training.build import attach, build_backbone, instantiate
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
