@@ -34,10 +34,11 @@ lowest-versions: $(STAMP) ## write requirements/lowest.txt anew, after a change 
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --extra test --no-annotate \
 	  --custom-compile-command "make lowest-versions" --output-file requirements/lowest.txt pyproject.toml
 
-check: $(STAMP) ## lint, formatting and types
+check: $(STAMP) ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## format the code and mend what lint can mend
 	$(BIN)/ruff format .

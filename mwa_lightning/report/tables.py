@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -14,7 +14,6 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mwa_lightning.report.expectations import Comparison, Facts
-    from mwa_lightning.tasks.model import PartRow
 
 # Width of the plain form, in characters.
 PLAIN_WIDTH = 110
@@ -27,6 +26,19 @@ NOT_LOOKING = {
     "text_bound": "at most, from the text alone",
     "images_bound": "at most, from the images alone",
 }
+
+
+class PartRow(NamedTuple):
+    """One part of a model: how many of its parameters train.
+
+    `share` is of all parameters of the model; `unused` of the trainable ones are declared to get no gradient.
+    """
+
+    part: str
+    trainable: int
+    total: int
+    share: float
+    unused: int
 
 
 def parts_table(rows: Sequence[PartRow]) -> Table:

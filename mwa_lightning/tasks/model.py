@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
+from mwa_lightning.report.tables import PartRow
 from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.inputs import MISSING, Missing, check_statements, checked_images, checked_texts
 from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
@@ -104,19 +105,6 @@ class ReasoningModel(AdaptedModel):
         ids, real = checked_texts(ids, mask, self.backbone)
         check_statements(images, ids, each=self.heads.shape.images)
         return self.heads(self.backbone, images, ids, real).float()
-
-
-class PartRow(NamedTuple):
-    """One part of a model: how many of its parameters train.
-
-    `share` is of all parameters of the model; `unused` of the trainable ones are declared to get no gradient.
-    """
-
-    part: str
-    trainable: int
-    total: int
-    share: float
-    unused: int
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +99,6 @@ class TableLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the configuration is in config.yaml."""
-
-
-def steps_of(table: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Steps of a `metrics.csv`, and their figures with the epoch, as `log_metrics` takes them."""
-    rows: dict[tuple[int, str], dict[str, float]] = {}
-    if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                rows.setdefault((int(row["step"]), row["epoch"]), {})[row["name"]] = float(row["value"])
-    for (step, epoch), figures in rows.items():
-        yield step, figures | ({"epoch": int(epoch)} if epoch else {})
 
 
 def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:

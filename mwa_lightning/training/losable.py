@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from lightning.pytorch.loggers import Logger
@@ -114,3 +116,14 @@ def show_drawings(loggers: Sequence[Logger], name: str, drawings: Sequence[Drawi
     for logger in loggers:
         if isinstance(logger, LosableLogger):
             logger.log_drawings(name, drawings, step=step)
+
+
+def steps_of(table: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Steps of a `metrics.csv`, and their figures with the epoch, as `log_metrics` takes them."""
+    rows: dict[tuple[int, str], dict[str, float]] = {}
+    if table.is_file():
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                rows.setdefault((int(row["step"]), row["epoch"]), {})[row["name"]] = float(row["value"])
+    for (step, epoch), figures in rows.items():
+        yield step, figures | ({"epoch": int(epoch)} if epoch else {})

@@ -18,8 +18,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from mwa_lightning.report.examples import Drawing
-from mwa_lightning.training.loggers import steps_of
-from mwa_lightning.training.losable import LosableLogger, Outcome, losable
+from mwa_lightning.training.losable import LosableLogger, Outcome, losable, steps_of
 from mwa_lightning.training.run_directory import RunDirectory
 
 FOLDER = "tensorboard"

@@ -19,8 +19,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.errors import Stopped
 from mwa_lightning.report.examples import Drawing
-from mwa_lightning.training.loggers import steps_of
-from mwa_lightning.training.losable import LosableLogger, Outcome, losable
+from mwa_lightning.training.losable import LosableLogger, Outcome, losable, steps_of
 from mwa_lightning.training.reaching import first_line, patience, unreachable
 from mwa_lightning.training.run_directory import RunDirectory, write_atomically
 from mwa_lightning.training.wandb_files import figures_in

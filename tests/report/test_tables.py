@@ -4,8 +4,7 @@ import re
 from typing import Any
 
 from mwa_lightning.report.expectations import Facts, compare
-from mwa_lightning.report.tables import RECALLS, closing_table, comparison_table, parts_table, plain
-from mwa_lightning.tasks.model import PartRow
+from mwa_lightning.report.tables import RECALLS, PartRow, closing_table, comparison_table, parts_table, plain
 
 COSTS = {
     "params/trainable": 123_456,
