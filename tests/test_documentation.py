@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -67,3 +68,28 @@ def test_tasks__are_in_the_table_with_their_data_and_figures() -> None:
         assert f"`{compose_groups('train', {'task': task}).task.monitor.removeprefix('val/')}`" in cells[-1]
     named = re.findall(r"`data=(\w+)`", " ".join(cells[0] for cells in table.values()))
     assert sorted(named) == sorted(group_options("data"))
+
+
+def named_in_walks() -> list[tuple[str, str]]:
+    """Files, and what docs/architecture.md says is in them."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    walks = text[text.index("## A batch") : text.index("## Glossary")]
+    named: list[tuple[str, str]] = []
+    file = None
+    for word in re.findall(r"`([\w./]+)`", walks):
+        if word.endswith(".py"):
+            file = word
+        elif file is not None and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", word) and word != "metrics.json":
+            named.append((file, word))
+    return named
+
+
+def test_architecture__the_stops_of_the_walks_are_there() -> None:
+    named = named_in_walks()
+    assert len(named) > 25
+    for file, name in named:
+        tree: ast.AST = ast.parse((ROOT / "mwa_lightning" / file).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            inside = [each for each in ast.iter_child_nodes(tree) if getattr(each, "name", None) == part]
+            assert inside, f"{name} is not in {file}"
+            tree = inside[0]
