@@ -47,7 +47,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     [
         ({"count": 2}, 1, 2, 2),
         ({"count": 2, "load": 0.4}, 1, 2, 2),
-        ({"count": 2, "load": 7.9}, 1, 2, 1),
+        ({"count": 2, "load": 7.9}, 1, 2, 2),
+        ({"count": 1, "load": 7.9}, 1, 1, 1),
+        ({"count": 16, "load": 40.0}, 1, 16, 2),
         ({"count": 2}, 4, 1, 1),
         ({"count": 64, "affinity": 16}, 4, 4, 4),
         ({"count": 64, "load": 60.0, "affinity": 16}, 1, 16, 4),
@@ -133,7 +135,7 @@ def test_loading_processes__by_the_cpus_of_each_gpu() -> None:
 @pytest.mark.parametrize(
     ("options", "here", "variables", "line"),
     [
-        ((), (2, 7.9), {}, "2 CPUs, load 7.9: 1 thread, 1 loading process"),
+        ((), (2, 7.9), {}, "2 CPUs, load 7.9: 2 threads, 1 loading process"),
         ((), (16, 0.2), {}, "16 CPUs, load 0.2: 16 threads, 4 loading processes"),
         ((), (1, 0.2), {}, "1 CPU, load 0.2: 1 thread, 0 loading processes"),
         ((), (16, 0.2), {"OMP_NUM_THREADS": "3,1"}, "16 CPUs, load 0.2: 3 threads by OMP_NUM_THREADS, 4 loading"),
