@@ -36,9 +36,9 @@ class Finding(NamedTuple):
         of: What looks alike, the part of the model that is dead, or the part of the loss.
         since: The step from which on it is so.
         spread: Of what looks alike, now; NaN where it is not about this.
-        spread_at_start: The same over the first steps.
+        spread_at_start: The largest of the first steps.
         loss: Now.
-        loss_at_start: Over the first steps.
+        loss_at_start: In the first step, before anything has trained.
         knowing_nothing: The loss of knowing nothing.
     """
 
@@ -121,7 +121,7 @@ def described(finding: Finding) -> str:
 def _diverging(steps: Sequence[Step], warm_from: int) -> Finding | None:
     """A loss beyond that of knowing nothing, beyond its start, and not on its way back."""
     for part, losses in _losses(steps).items():
-        limit = _WORSE * max(_start(losses), _nothing(steps, part))
+        limit = _WORSE * max(losses[0], _nothing(steps, part))
         now, before = _now(losses), fmean(losses[START : -len(_last(steps))])
         if limit > 0 and now > limit and (now >= before or now > 2 * limit):
             return _finding("diverging", part, part, steps, [loss > limit for loss in losses])
@@ -146,7 +146,7 @@ def _collapsed(steps: Sequence[Step], warm_from: int) -> Finding | None:
     if nothing <= 0 or _now(losses) < _NO_BETTER * nothing:
         return None
     none = {
-        name: [spread < _NO_SPREAD * min(1.0, _start(spreads)) for spread in spreads]
+        name: [spread < _NO_SPREAD * min(1.0, max(spreads[:START])) for spread in spreads]
         for name, spreads in _spreads(steps).items()
     }
     alike = [name for name, flags in none.items() if all(_last(flags))]
@@ -165,21 +165,22 @@ def _stuck(steps: Sequence[Step], warm_from: int) -> Finding | None:
 
 
 def _finding(kind: Kind, of: str, part: str, steps: Sequence[Step], holds: Sequence[bool]) -> Finding:
-    """A finding that holds for the last steps; the first of these, without a gap, tells since when."""
+    """A finding that holds for the last steps; the first of these tells since when."""
+    whole = len(steps) < START + WINDOW  # else steps are left out behind the first ones
     since = steps[-1].number
-    for step, held in reversed(list(zip(steps, holds, strict=True))):
-        if not held or step.number < since - 1:
+    for place in reversed(range(0 if whole else START, len(steps))):
+        if not holds[place]:
             break
-        since = step.number
+        since = steps[place].number
     spreads, losses = _spreads(steps).get(of, [math.nan]), _losses(steps)[part]
     return Finding(
         kind=kind,
         of=of,
         since=since,
         spread=_now(spreads),
-        spread_at_start=_start(spreads),
+        spread_at_start=max(spreads[:START]),
         loss=_now(losses),
-        loss_at_start=_start(losses),
+        loss_at_start=losses[0],
         knowing_nothing=_nothing(steps, part),
     )
 
@@ -213,5 +214,6 @@ def _now(numbers: Sequence[float]) -> float:
     return fmean(_last(numbers))
 
 
-def _start(numbers: Sequence[float]) -> float:
-    return fmean(numbers[:START])
+def _start(norms: Sequence[float]) -> float:
+    """Of gradients: where up-projections begin as zeros, the first step alone has none."""
+    return fmean(norms[:START])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from mwa_lightning.cli.composing import apply, compose_groups, read_request
 from mwa_lightning.cli.schema import check_values
+from mwa_lightning.training.watch import LearningWatch
 
 MakeConfig = Callable[..., DictConfig]
 
@@ -30,6 +32,20 @@ def make_config(tiny_run: list[str], tmp_path: Path) -> MakeConfig:
         return config
 
     return make
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[LearningWatch]:
+    """Those of the runs of a test."""
+    found: list[LearningWatch] = []
+    begin = LearningWatch.__init__
+
+    def noted(self: LearningWatch, **options: Any) -> None:
+        begin(self, **options)
+        found.append(self)
+
+    monkeypatch.setattr(LearningWatch, "__init__", noted)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def test_judge__collapsed() -> None:
     assert finding is not None
     assert described(finding) == (
         "the embeddings have collapsed: all images look the same to the model since about step 13 (spread 0.05, at the "
-        "start 0.68; loss 4.16, that of knowing nothing is 4.16)"
+        "start 0.73; loss 4.16, that of knowing nothing is 4.16)"
     )
     assert figures(course(AS_FALLEN, images=FALLEN), finding)["train/collapsed_at_step"] == 13
     # All embeddings lie near each other, and yet tell what belongs together.
@@ -106,6 +106,22 @@ def test_judge__dead_from_a_step_on() -> None:
     assert described(finding) == "nothing trains in adapter: its gradients are zero since about step 12"
 
 
+def test_judge__since_when_with_steps_that_were_skipped() -> None:
+    """Steps that were not finite are left out; of those that are not kept nothing is said."""
+    steps = course([NOTHING] * 200, adapter=0.0)
+    skipped = [step for step in steps[:30] if step.number not in (1, 2, 9, 20)]
+    for given, since in ((skipped, 0), (steps, 150)):
+        finding = found(given)
+        assert finding is not None
+        assert (finding.kind, finding.since) == ("dead", since)
+
+
+def test_judge__collapsed_in_the_first_step() -> None:
+    finding = found(course([NOTHING] * 30, images=[0.8, 0.05, 0.01, *([0.04] * 27)]))
+    assert finding is not None
+    assert (finding.kind, finding.since, finding.spread_at_start) == ("collapsed", 1, 0.8)
+
+
 def test_judge__gradients_of_zero_where_all_is_learned() -> None:
     assert found(course([0.0] * 30, adapter=0.0, heads=0.0)) is None
 
@@ -125,6 +141,10 @@ def test_judge__diverging() -> None:
     assert described(finding) == (
         "the run diverges: loss 16.75 since about step 3, 3.50 at the start, that of knowing nothing is 4.16"
     )
+    # A step that was far too long spoils the next two as well, which tell nothing of the start.
+    finding = found(course([3.5, 90.0, 60.0, *([8.0] * 27)]))
+    assert finding is not None
+    assert (finding.kind, finding.since, finding.loss_at_start) == ("diverging", 1, 3.5)
     # High, and on its way down.
     assert found(course([3.5, 3.6, 3.4, *(8 - number / 10 for number in range(27))])) is None
     # So far above that a little less is no way down.
