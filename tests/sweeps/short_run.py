@@ -1,7 +1,8 @@
 """A process that leaves what a run leaves, in a moment: for tests of those who start processes and watch over them.
 
 Its figure grows by `lr` each epoch, `epoch_s` seconds apart. `fail=N` ends it with that exit code, or by signal -N,
-while a file `fail` lies beside its run directory; `diverges_from=X` as a loss that is not finite does, from lr X on.
+while a file `fail` lies beside its run directory; `diverges_from=X` as a loss that is not finite does, from lr X on,
+`collapses_from=X` as a run does that is stopped for it learns nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ if (run.parent / "fail").exists() and "fail" in words:
 if float(words.get("lr", 0)) >= float(words.get("diverges_from", "inf")):
     print("short run: error: step 3: the loss is not finite", file=sys.stderr)
     sys.exit(4)
+if float(words.get("lr", 0)) >= float(words.get("collapses_from", "inf")):
+    print("short run: error: the embeddings have collapsed", file=sys.stderr)
+    sys.exit(5)
 default = "val/mean_recall" if "optim.lr" in words else "val/score"  # started by a command, or by a test
 monitor = words.get("training.monitor", default)
 rate = float(words.get("optim.lr", words.get("lr")))

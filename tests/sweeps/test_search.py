@@ -311,6 +311,20 @@ def test_search__diverged_trials_are_the_worst(
     assert len(tried(again)) == 16
 
 
+def test_search__trials_that_do_not_learn_are_pruned_with_their_reason(
+    launcher: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More of them in a row than may fail: the search goes on to those that learn."""
+    study = shared(tmp_path, trials=6, startup_trials=5)
+    for lr in (9.0, 8.0, 7.0, 6.0, 0.5):
+        study.study.enqueue_trial({"lr": lr})
+    search(study, launcher(study.folder), "collapses_from=1").carry_out()
+    assert states(study)[:5] == [TrialState.PRUNED] * 4 + [TrialState.COMPLETE]
+    said = "trial 3 did not learn (exit code 5): short run: error: the embeddings have collapsed\n"
+    assert said in capsys.readouterr().out
+    assert read_runs([study.folder.path])[0].state == "did not learn (exit code 5)"
+
+
 def test_search__all_trials_diverge(launcher: Make, tmp_path: Path) -> None:
     study = shared(tmp_path, trials=4)
     with pytest.raises(TrainingError, match="no trial of 4 finished: see the logs in "):
