@@ -12,7 +12,7 @@ import torch
 from mwa_lightning.cli.composing import compose_groups
 from mwa_lightning.cli.menu import group_options
 from mwa_lightning.tasks.heads import retrieval_heads
-from mwa_lightning.training.build import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -11,7 +12,7 @@ from mwa_lightning.backbones.sites import Site, Stream
 from mwa_lightning.errors import ConfigError, shorten
 
 
-class AdapterMethod(nn.Module):
+class AdapterMethod(nn.Module, ABC):
     """Base of the methods. A method owns its modules (`adapter.*`), whatever slots they fill.
 
     Subclasses implement `place`; its work begins from a frozen backbone and heads that train.
@@ -50,9 +51,9 @@ class AdapterMethod(nn.Module):
             for part in parts:
                 part.requires_grad_(True)
 
+    @abstractmethod
     def place(self, backbone: Backbone, heads: nn.Module, streams: Sequence[Stream]) -> None:
         """The method's own part of `attach`."""
-        raise NotImplementedError
 
     def require(self, backbone: Backbone, sites: Iterable[Site], what: str) -> list[Site]:
         """The given sites, as a list. Raises ConfigError if there are none."""

@@ -35,7 +35,10 @@ def method_of(header: Header) -> str:
     choice = targets_of("adapter").get(header.target or "")
     if choice is None:
         options = ", ".join(group_options("adapter"))
-        raise CheckpointError(f"{header.path}: its method {header.target} is none of {options}")
+        raise CheckpointError(
+            f"{header.path}: its method {header.target} is none of {options}; --config-dir=DIR adds "
+            "one whose config names it"
+        )
     return choice
 
 

@@ -97,7 +97,7 @@ def _of_run(request: Request) -> DictConfig:
     chosen: dict[str, str | None] = {group: name for group, name in named.items() if name in group_options(group)}
     config = compose_groups("evaluate", chosen | request.choices, request.defaults)
     for key, value in saved.items():
-        if key in config:
+        if key in config and key != "hydra":
             config[key] = _with_newer_keys(config[key], value)
     config.trainer = {"threads": "auto", **config.trainer}  # of a version that had no such key
     _check_built_in(saved, request, origin=file)

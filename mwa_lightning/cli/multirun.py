@@ -33,6 +33,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
     """
     from mwa_lightning.cli.composing import compose_command
     from mwa_lightning.cli.grid import grid, split
+    from mwa_lightning.cli.search_path import current
     from mwa_lightning.cli.trusted import check_words
     from mwa_lightning.sweeps.comparison import as_markdown, read_runs, table
     from mwa_lightning.sweeps.folder import SweepFolder
@@ -40,7 +41,7 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
 
     of_sweep, of_jobs = split(arguments, apart=KEYS_OF_SWEEP)
     settings = compose_command("multirun", of_sweep)
-    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
+    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir), current().words())
     recorded = [] if given is None else given.read()
     if given is not None and (given.path / "study.db").exists():
         raise ConfigError(f"run_dir={given.path}: holds a search, which mwa-tune resumes; choose another folder")
@@ -98,13 +99,14 @@ def numbered(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Job]) -> list
 @contextmanager
 def new_folder(configs: Sequence[DictConfig], *, kind: str) -> Iterator[SweepFolder]:
     """`./logs/<task>/<name>/<time>_<kind>`, with the kind for a name where not all runs have the same."""
+    from mwa_lightning.cli.search_path import current
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.training.run_directory import new_directory
 
     names = {str(config.name) for config in configs}
     name = names.pop() if len(names) == 1 else kind
     with new_directory(Path("logs").absolute() / str(configs[0].task.name) / name, kind=kind) as path:
-        yield SweepFolder(path)
+        yield SweepFolder(path, current().words())
 
 
 def make_launcher(settings: DictConfig, folder: SweepFolder, configs: Sequence[DictConfig]) -> Launcher:

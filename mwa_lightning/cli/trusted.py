@@ -55,7 +55,7 @@ def check_saved(saved: Mapping[str, Any], *, origin: Path, typed: Container[str]
 
     `saved` has whole groups by their names.
     """
-    for key, text in words_in(saved):
+    for key, text in words_in({name: value for name, value in saved.items() if name != "hydra"}):
         group, _, name = key.partition(".")
         if key in typed:
             continue
@@ -63,7 +63,7 @@ def check_saved(saved: Mapping[str, Any], *, origin: Path, typed: Container[str]
         if key.rpartition(".")[2] == TARGET and (name != TARGET or text not in targets_of(group)):
             raise ConfigError(
                 f"{origin} names the class {text} as {key}, and no config of the group {group} does: it is not "
-                f"followed; choose {group}= on the command line"
+                f"followed; choose {group}= on the command line{_add_path(saved)}"
             )
     task = saved["task"].get("name") if "task" in saved else None
     if task is not None and task not in group_options("task"):
@@ -74,6 +74,15 @@ def check_saved(saved: Mapping[str, Any], *, origin: Path, typed: Container[str]
                 f"{origin} adds trainer.{name}={value}, which no config of the group trainer has: give "
                 f"+trainer.{name}=... on the command line, or choose trainer= there"
             )
+
+
+def _add_path(saved: Mapping[str, Any]) -> str:
+    """What to add to a command whose run was composed along a longer search path, as far as its file says so."""
+    noted = saved.get("hydra")
+    path = noted.get("searchpath") if isinstance(noted, Mapping) else None
+    if not isinstance(path, list) or not path:
+        return ""
+    return f", or add {' '.join(SearchPath(tuple(map(str, path))).words())}, where the run found it"
 
 
 def check_text(text: str, *, what: str, instead: str) -> None:

@@ -99,6 +99,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     from mwa_lightning.cli.grid import parse
     from mwa_lightning.cli.multirun import checked, make_launcher, new_folder
     from mwa_lightning.cli.schema import check_values
+    from mwa_lightning.cli.search_path import current
     from mwa_lightning.cli.train import compose_checked
     from mwa_lightning.cli.trusted import check_noted, check_words
     from mwa_lightning.sweeps.folder import SweepFolder
@@ -106,7 +107,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
     from mwa_lightning.sweeps.space import corners, distribution, word
     from mwa_lightning.sweeps.study import DATABASE, SharedStudy, recorded_search
 
-    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir))
+    given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir), current().words())
     if given is not None and given.read() and not (given.path / DATABASE).is_file():
         raise ConfigError(
             f"run_dir={given.path}: holds a sweep of mwa-train --multirun, or a search that has lost its {DATABASE}; "
@@ -183,7 +184,9 @@ def _result(folder: SweepFolder, objective: str) -> str:
     text = f"\n{as_markdown(table(runs, sort=objective if through else None))}"
     if through:
         best = max(through, key=lambda place: found[place])
-        text += f"\nbest: {folder.run(jobs[best]).path}\nmwa-train {shlex.join(jobs[best].overrides)}\n"
+        text += (
+            f"\nbest: {folder.run(jobs[best]).path}\nmwa-train {shlex.join([*folder.further, *jobs[best].overrides])}\n"
+        )
     return text
 
 

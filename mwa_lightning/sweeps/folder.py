@@ -37,10 +37,14 @@ class Job:
 
 
 class SweepFolder:
-    """Names and writes the files of a sweep; nothing is made before `write`."""
+    """Names and writes the files of a sweep; nothing is made before `write`.
 
-    def __init__(self, path: Path) -> None:
+    `further` are words that every job's command has besides its own, such as where configs are looked for.
+    """
+
+    def __init__(self, path: Path, further: Sequence[str] = ()) -> None:
         self.path = path
+        self.further = tuple(further)
         self.record = path / RECORD
         self._depth = 0
 
@@ -54,7 +58,7 @@ class SweepFolder:
 
     def command(self, job: Job) -> list[str]:
         """The words after `mwa-train` that carry out a job."""
-        return [*job.overrides, f"run_dir={quoted(str(self.run(job).path))}"]
+        return [*self.further, *job.overrides, f"run_dir={quoted(str(self.run(job).path))}"]
 
     def read(self) -> list[Job]:
         """The jobs that `multirun.yaml` records, none if there is no such file. Raises ConfigError if it is damaged."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -32,45 +30,17 @@ from mwa_lightning.tasks.heads import EmbeddingHeads, retrieval_heads
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, ReasoningModel, RetrievalModel
 from mwa_lightning.tasks.reasoning_heads import ReasoningHeads, StatementShape, reasoning_heads
+from mwa_lightning.training.instantiating import instantiate
 
 log = logging.getLogger(__name__)
 
 RANDOM = "random"
-
-# Keys of a node that are for us, not for the class that it names.
-OURS = frozenset(
-    {
-        "_target_",
-        "checkpoint",
-        "checkpoint_key",
-        "tokenizer",
-        "tokenizer_kind",
-        "text_cleaning",
-        "max_words",
-        "official",
-        "resize",
-        "interpolation",
-    }
-)
 
 # What a model for statements is made for where neither data nor an adapter file says it: NLVR2, SNLI-VE.
 USUAL_SHAPES = {
     "reasoning": StatementShape(images=2, classes=("False", "True")),
     "entailment": StatementShape(images=1, classes=("contradiction", "neutral", "entailment")),
 }
-
-
-def instantiate(node: DictConfig, **further: Any) -> Any:
-    """Make the object that a node's `_target_` names, from its other keys and `further`."""
-    arguments = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(arguments, dict)
-    known = {str(key): value for key, value in arguments.items() if key not in OURS}
-    kind = get_class(node._target_)
-    try:
-        inspect.signature(kind).bind(**known, **further)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__} cannot be made from its keys in the configuration: {error}") from error
-    return kind(**known, **further)
 
 
 def build_model(config: DictConfig, shape: StatementShape | None = None) -> tuple[AdaptedModel, Tokenizer]:
@@ -122,7 +92,7 @@ def build_backbone(
             "backbone.checkpoint=random"
         )
     torch.manual_seed(config.seed)
-    backbone: Backbone = instantiate(node)
+    backbone: Backbone = instantiate(node, group="backbone", base=Backbone)
     heads: EmbeddingHeads | ReasoningHeads
     if about_statements(config):
         heads = reasoning_heads(backbone, shape or USUAL_SHAPES[config.task.name])
@@ -173,7 +143,7 @@ def attach(
     if path is not None and not config.adapter._target_.endswith(".NoAdapter"):
         _check_settings(config, path)
     torch.manual_seed(config.seed)
-    adapter: AdapterMethod = instantiate(config.adapter)
+    adapter: AdapterMethod = instantiate(config.adapter, group="adapter", base=AdapterMethod)
     model: AdaptedModel
     if isinstance(heads, ReasoningHeads):
         model = ReasoningModel(backbone=backbone, adapter=adapter, heads=heads)

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from omegaconf import DictConfig
 
+from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.adapters.files import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
@@ -39,6 +40,7 @@ from mwa_lightning.training.ema import WeightAverage
 from mwa_lightning.training.examples import Examples
 from mwa_lightning.training.find_lr import find_lr
 from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
+from mwa_lightning.training.instantiating import checked
 from mwa_lightning.training.journal import Journal
 from mwa_lightning.training.lavis_texts import settle_texts
 from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
@@ -102,6 +104,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         settle_weights(config)
         settle_texts(config)
         check_trainer_keys(config, trains=True)
+        checked(config.adapter, group="adapter", base=AdapterMethod)
         # Until no process of the run is left.
         run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))
         with stopping(config, stop, processes, run):

@@ -37,6 +37,7 @@ FREE_KEYS = frozenset(
         "debug",
         "expect",
         "callbacks.progress_bar",
+        "hydra.searchpath",  # where configs were found, not what they said
         "data.num_workers",
         "trainer.threads",  # by auto, a run keeps those that it began with (see `cpus`)
         "chosen.threads",

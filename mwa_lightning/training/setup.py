@@ -20,8 +20,9 @@ from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.tasks.reasoning_heads import StatementShape
-from mwa_lightning.training.build import image_options, instantiate
+from mwa_lightning.training.build import image_options
 from mwa_lightning.training.coordinator import CoordinatorWeights
+from mwa_lightning.training.instantiating import instantiate
 from mwa_lightning.training.processes import Processes, WorkerStrategy, with_settings
 from mwa_lightning.training.run_directory import RunDirectory, new_directory
 from mwa_lightning.training.smoke_test import KEY, images_evaluated
@@ -59,6 +60,7 @@ def make_data(
     """
     data: SplitDataModule[Any] = instantiate(
         with_settings(config.data, {"num_workers": config.chosen.num_workers}),
+        group="data",
         tokenizer=tokenizer,
         **image_options(config),
         seed=config.seed,
@@ -89,7 +91,7 @@ def make_task(
     further = {} if about_statements(config) else {"one_k": config.data.get("one_k", False)}
     settings = OmegaConf.masked_copy(config.task, [key for key in config.task if key not in ("name", "monitor")])
     task: AdaptationTask[Any, Any] = instantiate(
-        settings, model=model, keep_predictions=keep_predictions, configure=configure, **further
+        settings, group="task", model=model, keep_predictions=keep_predictions, configure=configure, **further
     )
     # Checkpoints hold what trains; their keys are compared before they are loaded.
     task.strict_loading = False

@@ -24,8 +24,9 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
-from mwa_lightning.training.build import USUAL_SHAPES, instantiate
+from mwa_lightning.training.build import USUAL_SHAPES
 from mwa_lightning.training.build import attach as attach_configured
+from mwa_lightning.training.instantiating import instantiate
 
 SEPARATE: tuple[Stream, ...] = ("vision", "text")
 FUSED: tuple[Stream, ...] = ("vision", "text", "fusion")

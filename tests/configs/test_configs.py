@@ -15,7 +15,8 @@ from mwa_lightning.cli.consistency import check_model, check_training
 from mwa_lightning.cli.menu import group_options, groups_of
 from mwa_lightning.cli.schema import RULES
 from mwa_lightning.cli.search_path import config_directory
-from mwa_lightning.training.build import attach, build_backbone, instantiate
+from mwa_lightning.training.build import attach, build_backbone
+from mwa_lightning.training.instantiating import instantiate
 from mwa_lightning.training.processes import Processes
 from mwa_lightning.training.run_directory import RunDirectory
 from mwa_lightning.training.setup import make_task, make_trainer

@@ -164,6 +164,9 @@ class Lazy(AdapterMethod):
         if declared:
             self.declared_unused = frozenset({"adapter.idle.weight", "adapter.idle.bias"})
 
+    def place(self, *_: object) -> None:
+        """Nothing."""
+
 
 class Toy(pl.LightningModule):
     def __init__(self, *, declared: bool) -> None:
