@@ -30,7 +30,8 @@ from mwa_lightning.data.images import PictureRule
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.training.build import OURS, adapter_metadata
+from mwa_lightning.training.build import adapter_metadata
+from mwa_lightning.training.instantiating import OURS
 from tests.parity import plain_bert
 
 TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone

@@ -16,5 +16,6 @@ def test_scaled_shift__is_the_identity_when_freshly_made() -> None:
     method.attach(model.backbone, model.heads, streams=("vision", "text"))
     with torch.no_grad():
         assert torch.equal(model.encode_text(ids, mask), before)
-        method.shifts[-1].shift += 1
+        for shift in method.shifts:
+            shift.scale += 1
         assert not torch.allclose(model.encode_text(ids, mask), before)
