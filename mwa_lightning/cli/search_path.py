@@ -137,7 +137,7 @@ def show_info(what: str, config_name: str, overrides: Sequence[str]) -> None:
     """Print what Hydra's --info prints. Raises ConfigError for overrides that do not compose."""
     Plugins.instance().register(_Further)
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers
+    level, handlers = root.level, list(root.handlers)
     with readable(f"--info {what}"), outside_hydra(), _initialized():
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

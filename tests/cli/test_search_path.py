@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def test_keys__added_forced_and_removed(configs: Path, capsys: pytest.CaptureFix
 
 
 def test_info__as_hydra_prints_it(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = list(logging.getLogger().handlers)
     assert train.main(["--config-dir", str(configs), "--info", "searchpath"]) == 0
+    assert logging.getLogger().handlers == handlers
     assert f"| command-line | file://{configs}" in capsys.readouterr().out
     assert train.main(["--config-dir", str(configs), "adapter=mine", "--info", "defaults"]) == 0
     assert "| adapter/mine" in capsys.readouterr().out
