@@ -166,6 +166,24 @@ def test_multirun__other_commands_have_none(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
+def test_multirun__job_that_does_not_learn(tiny_run: list[str], tmp_path: Path) -> None:
+    """It is stopped and named, with its reason in the table; the other job is carried out."""
+    folder = tmp_path / "sweep"
+    words = ["adapter.mid_dim=4", "adapter.enhancer=none", "optim.lr=1e-3", "optim.warmup_epochs=0"]
+    words += ["trainer.max_epochs=10", "trainer.check_val_every_n_epoch=10", "training.collapsed=stop"]
+    code, out, error = finished(start("-m", *tiny_run, *words, "adapter.scale=1e-45,0.6", f"run_dir={folder}"))
+    assert code == 5
+    assert error.splitlines()[-1].startswith("mwa-train: error: 1 of 2 jobs failed (0): see ")
+    said = (
+        "mwa-train: error: nothing trains in adapter: its gradients are zero since about step 0; set adapter.scale=0.6"
+    )
+    assert f"job 0 did not learn (exit code 5): {said}\n" in out
+    assert re.search(r"^\| 0 \| 1e-45 \| did not learn \(exit code 5\), dead \|", out, re.MULTILINE)
+    assert re.search(r"^\| 1 \| 0.6 \| through \|", out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_multirun__one_fails_and_is_gone_on_with(scenes: Path, tmp_path: Path) -> None:
     """A picture of one job is broken; mended and started again, only that job is run."""
     broken = tmp_path / "broken"

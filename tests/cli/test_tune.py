@@ -389,3 +389,24 @@ def test_tune__two_work_together_and_end_hopeless_runs(scenes: Path, tmp_path: P
         [sys.executable, "-m", "mwa_lightning.cli.compare", folder], capture_output=True, text=True, check=True
     )
     assert shown.stdout.count("| pruned after epoch ") == len(pruned)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_tune__trials_that_do_not_learn(tiny_run: list[str], tmp_path: Path) -> None:
+    """They are pruned with their reason, the search goes on, and its best is one that learns."""
+    folder = tmp_path / "search"
+    words = [*tiny_run, "adapter.mid_dim=4", "adapter.enhancer=none", "optim.lr=1e-3", "optim.warmup_epochs=0"]
+    words += ["trainer.max_epochs=10", "trainer.check_val_every_n_epoch=10", "training.collapsed=stop"]
+    words += ["tune.trials=4", "tune.sampler=random", "tune.pruner=none", "adapter.scale=1e-45,0.6"]
+    process = start(*words, f"run_dir={folder}")
+    out, error = process.communicate(timeout=2500)
+    assert process.returncode == 0, error
+    dead = [trial.number for trial in trials(folder) if float(trial.params["adapter.scale"]) < 0.1]
+    assert 0 < len(dead) < 4
+    for trial in trials(folder):
+        pruned = trial.number in dead
+        assert trial.state == (TrialState.PRUNED if pruned else TrialState.COMPLETE)
+        state = "did not learn (exit code 5), dead" if pruned else "through"
+        assert re.search(rf"^\| {trial.number} \| \S+ \| {re.escape(state)} \|", out, re.MULTILINE), out
+    assert f"trial {dead[0]} did not learn (exit code 5): mwa-train: error: nothing trains in adapter" in out
