@@ -122,7 +122,8 @@ def test_train__two_processes_in_bfloat16(train_two: Train, train_one: Train, tm
     assert train_one(*options, "trainer.precision=bf16-mixed", f"run_dir={runs['one']}") == 0
     assert train_one(*options, f"run_dir={runs['whole']}") == 0
     two, one, whole = (losses(run) for run in runs.values())
-    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    # Kernels of CPUs with bfloat16 round a half of a batch otherwise than the whole.
+    assert two[0] == pytest.approx(one[0], rel=1e-3)
     assert two == pytest.approx(one, rel=4e-3)
     assert two[0] != pytest.approx(whole[0], rel=1e-4)
     assert {tensor.dtype for tensor in load_file(runs["two"] / "adapter.safetensors").values()} == {torch.float32}
