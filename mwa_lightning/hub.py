@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mwa_lightning.adapters.files import method_in
-from mwa_lightning.adapters.metadata import locate_adapter
+from mwa_lightning.adapters.files.adapter_file import method_in
+from mwa_lightning.adapters.files.metadata import locate_adapter
 from mwa_lightning.cli.adopting import backbone_settings_of, header_of, method_of, settings_of
-from mwa_lightning.cli.composing import Request, apply, compose_groups
-from mwa_lightning.cli.menu import group_options
-from mwa_lightning.cli.suggesting import did_you_mean
-from mwa_lightning.cli.trusted import targets_of
-from mwa_lightning.data.images import colour_of, rule_of
-from mwa_lightning.data.tokenizers import Tokenizer
-from mwa_lightning.data.transforms import EvaluationTransform
+from mwa_lightning.cli.config.composing import Request, apply, compose_groups
+from mwa_lightning.cli.config.groups import group_options
+from mwa_lightning.cli.config.suggesting import did_you_mean
+from mwa_lightning.cli.config.trusted import targets_of
+from mwa_lightning.data.images.reader import colour_of, rule_of
+from mwa_lightning.data.images.transforms import EvaluationTransform
+from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.reasoning_heads import StatementShape
-from mwa_lightning.training.build import USUAL_SHAPES, build_model, image_options
-from mwa_lightning.training.lavis_texts import settle_texts
-from mwa_lightning.training.settled_weights import settle_weights
+from mwa_lightning.training.assembly.build import USUAL_SHAPES, build_model, image_options
+from mwa_lightning.training.assembly.lavis_texts import settle_texts
+from mwa_lightning.training.assembly.settled_weights import settle_weights
 
 
 class Loaded(NamedTuple):

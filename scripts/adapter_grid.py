@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.consistency import check_model, check_task, check_training
-from mwa_lightning.cli.menu import group_options
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.consistency import check_model, check_task, check_training
+from mwa_lightning.cli.config.groups import group_options
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.model import AdaptedModel
-from mwa_lightning.training.build import USUAL_SHAPES, attach, build_backbone
+from mwa_lightning.training.assembly.build import USUAL_SHAPES, attach, build_backbone
 
 PAGE = Path(__file__).parent.parent / "docs" / "adapters.md"
 BEGIN, END = "<!-- the table of scripts/adapter_grid.py -->", "<!-- its end -->"

@@ -30,19 +30,19 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mwa_lightning.backbones.checkpoints.assets import FOLDER as ASSETS
-from mwa_lightning.backbones.checkpoints.beit3 import official_state
+from mwa_lightning.backbones.checkpoints.families.beit3 import official_state
 from mwa_lightning.backbones.multiway import Multiway
-from mwa_lightning.data.caption_json import read_caption_json
-from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.scene_grammar import DOMAINS
-from mwa_lightning.data.scene_statements import sample_statement_group
-from mwa_lightning.data.scenes import picture_generator, write_scenes
-from mwa_lightning.data.tokenizers import PAD, SentencePieceTokenizer
-from mwa_lightning.data.transforms import EvaluationTransform
+from mwa_lightning.data.annotations.caption_json import read_caption_json
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.images.transforms import EvaluationTransform
+from mwa_lightning.data.scenes.grammar import DOMAINS
+from mwa_lightning.data.scenes.statements import sample_statement_group
+from mwa_lightning.data.scenes.writing import picture_generator, write_scenes
+from mwa_lightning.data.text.tokenizers import PAD, SentencePieceTokenizer
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.losses import clamp_logit_scale, contrastive_loss
+from mwa_lightning.tasks.losses.functions import clamp_logit_scale, contrastive_loss
 
 # The same numbers as in configs/backbone/beit3_tiny.yaml.
 ARCHITECTURE: dict[str, Any] = {

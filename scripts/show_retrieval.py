@@ -19,8 +19,8 @@ from torch import Tensor
 
 import mwa_lightning
 from mwa_lightning.data.built_in import prepare_scenes, scenes_root
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.samples.records import RetrievalSplit
 from mwa_lightning.data.sources import find_source
 
 FIRST = 5  # pictures shown for each caption and model

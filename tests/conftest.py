@@ -134,7 +134,7 @@ def tiny_run(data_root: Path, tokenizer_file: Path) -> list[str]:
 
 def wandb_records(run: Path) -> Iterator[Any]:
     """What W&B's client has written of each start of an offline run, in order: records of the client's own protocol."""
-    from mwa_lightning.training.wandb_files import records
+    from mwa_lightning.training.loggers.wandb_files import records
 
     for file in sorted(run.glob("wandb/*run-*/run-*.wandb")):
         yield from records(file)

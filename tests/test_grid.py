@@ -14,15 +14,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mwa_lightning.adapters.files import load_adapter, save_adapter, trained_state
-from mwa_lightning.cli.menu import group_options
-from mwa_lightning.data.records import TrainBatch
-from mwa_lightning.data.statements import StatementBatch
+from mwa_lightning.adapters.files.adapter_file import load_adapter, save_adapter, trained_state
+from mwa_lightning.cli.config.groups import group_options
+from mwa_lightning.data.samples.records import TrainBatch
+from mwa_lightning.data.samples.statements import StatementBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.model import AdaptedModel
-from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
-from mwa_lightning.training.setup import make_task
+from mwa_lightning.training.assembly.build import adapter_metadata, attach, build_backbone, build_tokenizer
+from mwa_lightning.training.assembly.setup import make_task
 from scripts.adapter_grid import BACKBONES, CELLS, METHODS, PAGE, TASKS, Cell, build, composed, page, refusal
 
 TEXTS = ["A red circle above a blue ring.", "Two stars.", "There is a green cross left of a pink square.", "A ring."]

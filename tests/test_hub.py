@@ -17,21 +17,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mwa_lightning
-from mwa_lightning.adapters.files import save_adapter, trained_state
+from mwa_lightning.adapters.files.adapter_file import save_adapter, trained_state
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.checkpoints import official_state, read_state
-from mwa_lightning.backbones.checkpoints.clip import transformers_key_map
+from mwa_lightning.backbones.checkpoints.families.clip import transformers_key_map
+from mwa_lightning.backbones.checkpoints.families.siglip import siglip_key_map
 from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
-from mwa_lightning.backbones.checkpoints.siglip import siglip_key_map
 from mwa_lightning.backbones.dual import DualEncoder
-from mwa_lightning.cli.composing import Request, apply, compose_groups
-from mwa_lightning.data.images import PictureRule
+from mwa_lightning.cli.config.composing import Request, apply, compose_groups
+from mwa_lightning.data.images.reader import PictureRule
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.training.build import adapter_metadata
-from mwa_lightning.training.instantiating import OURS
+from mwa_lightning.training.assembly.build import adapter_metadata
+from mwa_lightning.training.assembly.instantiating import OURS
 from tests.parity import plain_bert
 
 TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mwa_lightning.made import in_directory, is_made, make_directory, note_made, remove_made
-from mwa_lightning.whole_files import whole_file
+from mwa_lightning.system.whole_files import whole_file
 
 # Makes a file in directories that others remove, and removes what it has made, as they do.
 MAKE_AND_TIDY = """

@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.adapters.foreign import is_released
-from mwa_lightning.adapters.metadata import FREE_SETTINGS, Header, locate_adapter, read_header, tensor_names
-from mwa_lightning.cli.composing import Request, compose_groups
-from mwa_lightning.cli.menu import group_options
-from mwa_lightning.cli.schema import rule_of
-from mwa_lightning.cli.trusted import TARGET, targets_of
+from mwa_lightning.adapters.files.foreign import is_released
+from mwa_lightning.adapters.files.metadata import FREE_SETTINGS, Header, locate_adapter, read_header, tensor_names
+from mwa_lightning.cli.config.composing import Request, compose_groups
+from mwa_lightning.cli.config.groups import group_options
+from mwa_lightning.cli.config.schema import rule_of
+from mwa_lightning.cli.config.trusted import TARGET, targets_of
 from mwa_lightning.errors import CheckpointError, ConfigError
 
 CHECKPOINT = "adapter.checkpoint"

@@ -11,18 +11,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mwa_lightning.cli.suggesting import did_you_mean
+from mwa_lightning.cli.config.suggesting import did_you_mean
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
-from mwa_lightning.memory import out_of_memory
 from mwa_lightning.report.terminal import complain, deliver, open_streams
-from mwa_lightning.training.cpus import wait_passively
-from mwa_lightning.training.signals import Signals, hold_back, interruptible, put_back
-from mwa_lightning.training.slurm import step
+from mwa_lightning.system.memory import out_of_memory
+from mwa_lightning.system.signals import Signals, hold_back, interruptible, put_back
+from mwa_lightning.system.slurm import step
+from mwa_lightning.training.distributed.cpus import wait_passively
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mwa_lightning.cli.search_path import SearchPath
+    from mwa_lightning.cli.config.search_path import SearchPath
 
 # Each with its short form; those of the second kind are followed by a value.
 _FLAGS = {"--help": "-h", "--version": "", "--multirun": "-m", "--resolve": ""}
@@ -55,7 +55,7 @@ def run(command: Command, argv: Sequence[str] | None) -> int:
     not learn; 75 stopped by a signal, to be started again; 130 stopped from the keyboard.
     """
     code = _carry_out(command, argv)
-    processes = sys.modules.get("mwa_lightning.training.processes")
+    processes = sys.modules.get("mwa_lightning.training.distributed.processes")
     if argv is None and processes is not None and processes.has_met.is_set():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -124,7 +124,7 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
 
         deliver(__version__)
         return
-    from mwa_lightning.cli.search_path import using
+    from mwa_lightning.cli.config.search_path import using
 
     with using(_search_path(command, flags, arguments)):
         if "--help" in flags:
@@ -151,7 +151,7 @@ def _run(command: Command, arguments: list[str], signals: Signals) -> None:
 
 def _search_path(command: Command, flags: dict[str, list[str]], arguments: list[str]) -> SearchPath:
     """What the flags and `hydra.searchpath=`, which is removed from the words, add to where configs are looked for."""
-    from mwa_lightning.cli.search_path import OURS, SEARCH_PATH, search_path_of
+    from mwa_lightning.cli.config.search_path import OURS, SEARCH_PATH, search_path_of
 
     names = flags.get("--config-name", [])
     if names and command.config_name not in ("train", "evaluate", "tune"):
@@ -167,8 +167,8 @@ def _search_path(command: Command, flags: dict[str, list[str]], arguments: list[
 
 
 def _show_info(command: Command, what: str, arguments: list[str]) -> None:
+    from mwa_lightning.cli.config.search_path import show_info
     from mwa_lightning.cli.grid import parse
-    from mwa_lightning.cli.search_path import show_info
 
     if what not in _INFO:
         raise ConfigError(f"--info {what}: write --info {'|'.join(_INFO)}")

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compose(arguments: list[str]) -> DictConfig:
     from omegaconf import open_dict
 
-    from mwa_lightning.cli.composing import compose_command
+    from mwa_lightning.cli.config.composing import compose_command
 
     folders = [word for word in arguments if "=" not in word or Path(word).is_dir()]
     config = compose_command("compare", [word for word in arguments if word not in folders])
@@ -78,7 +78,7 @@ def _write(path: Path, content: bytes) -> None:
 
     Raises ConfigError if there is a file: whether it may go is not for us to say.
     """
-    from mwa_lightning.training.run_directory import write_atomically
+    from mwa_lightning.training.runs.run_directory import write_atomically
 
     if path.is_file() and path.stat().st_size:
         raise ConfigError(f"output={path}: is there already; remove it, or give another file")

@@ -12,7 +12,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mwa_lightning.cli.composing import Request
+    from mwa_lightning.cli.config.composing import Request
 
 _USAGE = """
 mwa-eval run=DIR [group=choice ...] [key=value ...]
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compose(arguments: list[str]) -> DictConfig:
     from mwa_lightning.cli.adopting import adopt, recomposing
-    from mwa_lightning.cli.composing import apply, compose_groups, read_request
+    from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
 
     request = read_request(arguments, config_name="evaluate")
     alone = request.values.get("run") is None
@@ -74,10 +74,10 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 def _of_run(request: Request) -> DictConfig:
     """What the run's config.yaml has, but for groups that are chosen anew."""
-    from mwa_lightning.cli.composing import compose_groups, load_saved
-    from mwa_lightning.cli.menu import group_options, groups_of
-    from mwa_lightning.cli.suggesting import path_meant
-    from mwa_lightning.cli.trusted import check_saved
+    from mwa_lightning.cli.config.composing import compose_groups, load_saved
+    from mwa_lightning.cli.config.groups import group_options, groups_of
+    from mwa_lightning.cli.config.suggesting import path_meant
+    from mwa_lightning.cli.config.trusted import check_saved
 
     if "experiment" in request.choices:
         raise ConfigError("experiment= does not go with run=, which has its own: override single keys or groups")
@@ -127,7 +127,7 @@ def _with_newer_keys(default: Any, saved: Any) -> Any:
 
 def _check_built_in(saved: Mapping[str, Any], request: Request, *, origin: Path) -> None:
     """Raise ConfigError if a data set would be made in a folder that only the run's configuration names."""
-    from mwa_lightning.cli.consistency import BUILT_IN
+    from mwa_lightning.cli.config.consistency import BUILT_IN
 
     data = saved.get("data", {})
     root = data.get("root")
@@ -141,21 +141,21 @@ def _check_built_in(saved: Mapping[str, Any], request: Request, *, origin: Path)
 
 
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_adapted, check_data, check_model, check_precision, check_task
+    from mwa_lightning.cli.config.consistency import check_adapted, check_data, check_model, check_precision, check_task
 
     check_model(config)
     check_task(config)
     check_data(config)
     check_precision(config)
     if config.expect is not None:
-        from mwa_lightning.report.expectations import check_name
+        from mwa_lightning.report.published_results import check_name
         from mwa_lightning.tasks.kinds import about_statements
 
         check_name(config.expect, statements=about_statements(config))
 
     check_adapted(config)
 
-    from mwa_lightning.training.signals import Breaking, Signals, listening
+    from mwa_lightning.system.signals import Breaking, Signals, listening
 
     # In one of several processes it is the first that ends all, or they agree.
     signals = Signals() if rank_of_process() else Breaking()

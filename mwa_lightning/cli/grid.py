@@ -10,10 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 
-from mwa_lightning.cli.menu import group_options
-from mwa_lightning.cli.overrides import parse_override
+from mwa_lightning.cli.config.groups import group_options
+from mwa_lightning.cli.config.overrides import parse_override
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.shell_words import to_type
+from mwa_lightning.system.shell_words import to_type
 
 
 class _Menu:

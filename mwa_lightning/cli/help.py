@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mwa_lightning.cli.menu import group_options, groups_of, key_comment
-from mwa_lightning.cli.search_path import OURS, using
+from mwa_lightning.cli.config.groups import group_options, groups_of, key_comment
+from mwa_lightning.cli.config.search_path import OURS, using
 
 if TYPE_CHECKING:
     from mwa_lightning.cli.command import Command

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from mwa_lightning.errors import ConfigError, UserError
 from mwa_lightning.report.terminal import deliver, say
-from mwa_lightning.training.signals import end_if_held_back
+from mwa_lightning.system.signals import end_if_held_back
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mwa_lightning.sweeps.folder import Job, SweepFolder
-    from mwa_lightning.sweeps.launching import Launcher
+    from mwa_lightning.sweeps.job_loop import Launcher
 
     Compose = Callable[[list[str]], DictConfig]
 
@@ -31,13 +31,13 @@ def multirun(arguments: Sequence[str], compose: Compose, *, show_only: bool = Fa
 
     Raises ConfigError, before anything is made, for words of any job that cannot be run; JobsFailed if jobs failed.
     """
-    from mwa_lightning.cli.composing import compose_command
+    from mwa_lightning.cli.config.composing import compose_command
+    from mwa_lightning.cli.config.search_path import current
+    from mwa_lightning.cli.config.trusted import check_words
     from mwa_lightning.cli.grid import grid, split
-    from mwa_lightning.cli.search_path import current
-    from mwa_lightning.cli.trusted import check_words
     from mwa_lightning.sweeps.comparison import as_markdown, read_runs, table
     from mwa_lightning.sweeps.folder import SweepFolder
-    from mwa_lightning.sweeps.launching import carry_out
+    from mwa_lightning.sweeps.job_loop import carry_out
 
     of_sweep, of_jobs = split(arguments, apart=KEYS_OF_SWEEP)
     settings = compose_command("multirun", of_sweep)
@@ -99,9 +99,9 @@ def numbered(wanted: Sequence[tuple[str, ...]], recorded: Sequence[Job]) -> list
 @contextmanager
 def new_folder(configs: Sequence[DictConfig], *, kind: str) -> Iterator[SweepFolder]:
     """`./logs/<task>/<name>/<time>_<kind>`, with the kind for a name where not all runs have the same."""
-    from mwa_lightning.cli.search_path import current
+    from mwa_lightning.cli.config.search_path import current
     from mwa_lightning.sweeps.folder import SweepFolder
-    from mwa_lightning.training.run_directory import new_directory
+    from mwa_lightning.training.runs.run_directory import new_directory
 
     names = {str(config.name) for config in configs}
     name = names.pop() if len(names) == 1 else kind
@@ -112,9 +112,9 @@ def new_folder(configs: Sequence[DictConfig], *, kind: str) -> Iterator[SweepFol
 def make_launcher(settings: DictConfig, folder: SweepFolder, configs: Sequence[DictConfig]) -> Launcher:
     """The launcher that was chosen. Raises ConfigError if it cannot be had."""
     if settings.launcher.name == "slurm":
-        from mwa_lightning.sweeps.slurm import SlurmLauncher
+        from mwa_lightning.sweeps.slurm_launcher import SlurmLauncher
 
         return SlurmLauncher(settings.launcher, folder, configs)
-    from mwa_lightning.sweeps.local import LocalLauncher
+    from mwa_lightning.sweeps.local_launcher import LocalLauncher
 
     return LocalLauncher(settings.launcher, folder)

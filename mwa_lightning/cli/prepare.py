@@ -14,8 +14,8 @@ from mwa_lightning.report.terminal import deliver, say
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mwa_lightning.data.long_work import Follow
-    from mwa_lightning.training.signals import Breaking
+    from mwa_lightning.data.files.long_work import Follow
+    from mwa_lightning.system.signals import Breaking
 
 _USAGE = """
 mwa-prepare data=scenes|scenes_nlvr2 [key=value ...]
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: list[str]) -> DictConfig:
-    from mwa_lightning.cli.composing import compose_command
-    from mwa_lightning.cli.menu import groups_of
+    from mwa_lightning.cli.config.composing import compose_command
+    from mwa_lightning.cli.config.groups import groups_of
 
     of_training = groups_of("train").keys() - groups_of("prepare").keys()
     for argument in arguments:
@@ -67,7 +67,7 @@ def _compose(arguments: list[str]) -> DictConfig:
 
 
 def _execute(config: DictConfig) -> None:
-    from mwa_lightning.training.signals import Breaking, listening
+    from mwa_lightning.system.signals import Breaking, listening
 
     try:
         with listening("USR1", signals := Breaking()):
@@ -77,7 +77,7 @@ def _execute(config: DictConfig) -> None:
 
 
 def _prepare(config: DictConfig, signals: Breaking) -> None:
-    from mwa_lightning.cli.consistency import BUILT_IN, check_data, check_task
+    from mwa_lightning.cli.config.consistency import BUILT_IN, check_data, check_task
 
     check_data(config)
     if "task" in config:
@@ -136,7 +136,7 @@ def _options(config: DictConfig) -> dict[str, Any]:
 def _inspect(config: DictConfig, signals: Breaking) -> None:
     """Print the report on a data set; DataError where a run would fail."""
     from mwa_lightning.data.inspection import format_report, inspect
-    from mwa_lightning.training.cpus import AUTO, cpus_here
+    from mwa_lightning.training.distributed.cpus import AUTO, cpus_here
 
     workers = config.data.num_workers
     if workers == AUTO:

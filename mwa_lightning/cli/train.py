@@ -12,7 +12,7 @@ from mwa_lightning.errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mwa_lightning.cli.composing import Request
+    from mwa_lightning.cli.config.composing import Request
 
 _USAGE = """
 mwa-train [group=choice ...] [key=value ...]
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _request(arguments: list[str]) -> Request:
     """What the words ask for: the demo, where no part of a run is chosen."""
-    from mwa_lightning.cli.composing import read_request
-    from mwa_lightning.cli.search_path import current
+    from mwa_lightning.cli.config.composing import read_request
+    from mwa_lightning.cli.config.search_path import current
 
     request = read_request(arguments, config_name="train")
     of_defaults = {word.lstrip("+~").partition("=")[0].partition("@")[0] for word in request.defaults}
@@ -96,7 +96,7 @@ def _complete(arguments: list[str]) -> list[str]:
 
 def _compose(arguments: list[str]) -> DictConfig:
     from mwa_lightning.cli.adopting import adopt, recomposing
-    from mwa_lightning.cli.composing import apply, compose_groups
+    from mwa_lightning.cli.config.composing import apply, compose_groups
 
     request = _request(arguments)
     config = compose_groups("train", request.choices, request.defaults)
@@ -119,7 +119,7 @@ def compose_checked(arguments: list[str]) -> DictConfig:
 
 
 def _check(config: DictConfig) -> None:
-    from mwa_lightning.cli.consistency import check_data, check_model, check_task, check_training
+    from mwa_lightning.cli.config.consistency import check_data, check_model, check_task, check_training
 
     check_model(config)
     check_task(config)
@@ -129,7 +129,7 @@ def _check(config: DictConfig) -> None:
 
 def _execute(config: DictConfig) -> None:
     _check(config)
-    from mwa_lightning.training.signals import listening
+    from mwa_lightning.system.signals import listening
 
     with listening(config.training.requeue_signal) as signals:
         from mwa_lightning.training.fit import fit

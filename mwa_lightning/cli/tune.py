@@ -61,7 +61,7 @@ def _compose(arguments: list[str]) -> DictConfig:
     """The settings of the search, with the words of its runs as `words`, and the keys that were `typed`."""
     from omegaconf import open_dict
 
-    from mwa_lightning.cli.composing import compose_command
+    from mwa_lightning.cli.config.composing import compose_command
     from mwa_lightning.cli.grid import parse, split
 
     of_search, of_runs = split(arguments, apart=_KEYS_OF_SEARCH)
@@ -96,15 +96,15 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
 
     Raises ConfigError, before anything is made, where they do not, and Stopped if a signal came meanwhile.
     """
+    from mwa_lightning.cli.config.schema import check_values
+    from mwa_lightning.cli.config.search_path import current
+    from mwa_lightning.cli.config.trusted import check_noted, check_words
     from mwa_lightning.cli.grid import parse
     from mwa_lightning.cli.multirun import checked, make_launcher, new_folder
-    from mwa_lightning.cli.schema import check_values
-    from mwa_lightning.cli.search_path import current
     from mwa_lightning.cli.train import compose_checked
-    from mwa_lightning.cli.trusted import check_noted, check_words
     from mwa_lightning.sweeps.folder import SweepFolder
     from mwa_lightning.sweeps.search import Search
-    from mwa_lightning.sweeps.space import corners, distribution, word
+    from mwa_lightning.sweeps.search_space import corners, distribution, word
     from mwa_lightning.sweeps.study import DATABASE, SharedStudy, recorded_search
 
     given = None if settings.run_dir is None else SweepFolder(Path(settings.run_dir), current().words())
@@ -154,7 +154,7 @@ def _prepare(settings: DictConfig, stack: ExitStack) -> Search:
 
 def _objective(settings: DictConfig, configs: Sequence[DictConfig]) -> str:
     """The metric that is maximised. Raises ConfigError if it is not one of the validation split, or not one metric."""
-    from mwa_lightning.cli.consistency import check_measured
+    from mwa_lightning.cli.config.consistency import check_measured
 
     monitors = sorted({str(config.training.monitor) for config in configs})
     objective = str(settings.tune.objective or monitors[0])

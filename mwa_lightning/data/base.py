@@ -13,21 +13,21 @@ from PIL import Image
 
 from mwa_lightning.data.built_in import BUILT_IN, prepare_scenes, scenes_root
 from mwa_lightning.data.first_look import look_at_images, look_at_texts, look_at_training
-from mwa_lightning.data.global_batch import kept_global_batch
-from mwa_lightning.data.identity import SplitIdentity, split_identity, tokenizer_identity
-from mwa_lightning.data.images import ImageReader
+from mwa_lightning.data.images.randaugment import USUAL_MAGNITUDE
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.images.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
 from mwa_lightning.data.layouts import layout_named
-from mwa_lightning.data.ledger import Ledger, Outcome
-from mwa_lightning.data.loading import Loader, ReplacingDataset
-from mwa_lightning.data.randaugment import USUAL_MAGNITUDE
-from mwa_lightning.data.records import RetrievalSplit
-from mwa_lightning.data.sampling import GlobalBatchSampler, ShardSampler
+from mwa_lightning.data.loading.datasets import Loader, ReplacingDataset
+from mwa_lightning.data.loading.global_batch import kept_global_batch
+from mwa_lightning.data.loading.ledger import Ledger, Outcome
+from mwa_lightning.data.loading.sampling import GlobalBatchSampler, ShardSampler
+from mwa_lightning.data.loading.worker_processes import WorkerContext, begin
+from mwa_lightning.data.samples.identity import SplitIdentity, split_identity, tokenizer_identity
+from mwa_lightning.data.samples.records import RetrievalSplit
+from mwa_lightning.data.samples.statements import StatementSplit
 from mwa_lightning.data.sources import Source, find_source
-from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import DamagedShard
-from mwa_lightning.data.tokenizers import Tokenizer
-from mwa_lightning.data.transforms import EvaluationTransform, Interpolation, Resize, TrainTransform
-from mwa_lightning.data.worker_processes import WorkerContext, begin
+from mwa_lightning.data.storage.stores import DamagedShard
+from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.errors import ConfigError, DataError, counted
 
 SplitT = TypeVar("SplitT", RetrievalSplit, StatementSplit)

@@ -17,7 +17,7 @@ SCENES_NLVR2 = {"seed": 0, "train": 8000, "dev": 500, "test": 1000}
 
 def scenes_root(*, domain: str, layout: str = "scenes") -> Path:
     """Where a built-in data set of a domain is kept; another version of the generator has another folder."""
-    from mwa_lightning.data.scenes import VERSION
+    from mwa_lightning.data.scenes.writing import VERSION
 
     sizes = "-".join(str(value) for value in (SCENES if layout == "scenes" else SCENES_NLVR2).values())
     return cache_folder() / f"{layout.replace('_', '-')}-v{VERSION}-{domain}-{sizes}"
@@ -33,7 +33,7 @@ def prepare_scenes(root: Path, *, domain: str, layout: str = "scenes") -> None:
     assert annotations is not None
     if (root / annotations).exists():
         return
-    from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
+    from mwa_lightning.data.scenes.writing import write_scenes, write_scenes_nlvr2
 
     try:
         if layout == "scenes":

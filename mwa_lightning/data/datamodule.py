@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.data.loading import (
+from mwa_lightning.data.loading.datasets import (
     ImageCollate,
     ImageDataset,
     Loader,
@@ -14,7 +14,7 @@ from mwa_lightning.data.loading import (
     TrainCollate,
     TrainDataset,
 )
-from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.samples.records import RetrievalSplit
 
 
 class RetrievalDataModule(SplitDataModule[RetrievalSplit]):

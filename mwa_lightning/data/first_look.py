@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.learnable import AnySplit, check_images_differ, check_learnable, shared_images
-from mwa_lightning.data.stores import PictureStore
-from mwa_lightning.data.tokenizers import Tokenizer
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.samples.learnable import AnySplit, check_images_differ, check_learnable, shared_images
+from mwa_lightning.data.storage.stores import PictureStore
+from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.errors import DataError, counted
 
 logger = logging.getLogger(__name__)

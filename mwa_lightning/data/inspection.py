@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.long_work import Follow, unseen
-from mwa_lightning.data.problems import Problem, Problems
-from mwa_lightning.data.records import RetrievalSplit
+from mwa_lightning.data.files.long_work import Follow, unseen
+from mwa_lightning.data.files.problems import Problem, Problems
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.loading.worker_processes import end_with_parent
+from mwa_lightning.data.samples.records import RetrievalSplit
+from mwa_lightning.data.samples.statements import StatementSplit
 from mwa_lightning.data.sources import Source, source_of
-from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import DamagedShard, MissingImage
-from mwa_lightning.data.worker_processes import end_with_parent
+from mwa_lightning.data.storage.stores import DamagedShard, MissingImage
 from mwa_lightning.errors import DataError, counted, one_line
-from mwa_lightning.whole_files import file_sha256
+from mwa_lightning.system.whole_files import file_sha256
 
 AnySplit = RetrievalSplit | StatementSplit
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mwa_lightning.data import nlvr2, snli_ve
-from mwa_lightning.data.annotation_files import AnnotationNames, names_beside
-from mwa_lightning.data.caption_json import read_caption_json
-from mwa_lightning.data.pairs import read_pairs
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.records import RetrievalSplit
-from mwa_lightning.data.statement_tables import read_statements
-from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.table_files import WANTED
+from mwa_lightning.data.annotations import nlvr2, snli_ve
+from mwa_lightning.data.annotations.annotation_files import AnnotationNames, names_beside
+from mwa_lightning.data.annotations.caption_json import read_caption_json
+from mwa_lightning.data.annotations.pairs import read_pairs
+from mwa_lightning.data.annotations.statement_tables import read_statements
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.samples.records import RetrievalSplit
+from mwa_lightning.data.samples.statements import StatementSplit
+from mwa_lightning.data.tables.table_files import WANTED
 from mwa_lightning.errors import ConfigError
 
 if TYPE_CHECKING:

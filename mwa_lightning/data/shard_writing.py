@@ -16,21 +16,21 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mwa_lightning.data.appearing import Files, NotEmpty, appearing
-from mwa_lightning.data.images import require_picture
-from mwa_lightning.data.long_work import Follow, reading_threads, unseen
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.records import RetrievalSplit, Strings
-from mwa_lightning.data.shard_index import Index, member_key, shard_name
-from mwa_lightning.data.shards import ANNOTATIONS, INDEX, SUMS, open_shards, read_sums
+from mwa_lightning.data.files.appearing import Files, NotEmpty, appearing
+from mwa_lightning.data.files.long_work import Follow, reading_threads, unseen
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.images.reader import require_picture
+from mwa_lightning.data.samples.records import RetrievalSplit, Strings
+from mwa_lightning.data.samples.statements import StatementSplit
+from mwa_lightning.data.shards.index import Index, member_key, shard_name
+from mwa_lightning.data.shards.store import ANNOTATIONS, INDEX, SUMS, open_shards, read_sums
 from mwa_lightning.data.sources import Source
-from mwa_lightning.data.statements import StatementSplit
-from mwa_lightning.data.stores import PictureStore
-from mwa_lightning.data.table_files import require_names
+from mwa_lightning.data.storage.stores import PictureStore
+from mwa_lightning.data.tables.table_files import require_names
 from mwa_lightning.errors import DataError
-from mwa_lightning.file_locks import LOCK, Taken, is_taken, others_in
-from mwa_lightning.regular_files import read_file
-from mwa_lightning.whole_files import file_sha256
+from mwa_lightning.system.file_locks import LOCK, Taken, is_taken, others_in
+from mwa_lightning.system.regular_files import read_file
+from mwa_lightning.system.whole_files import file_sha256
 
 _THREADS = 16  # reading many small files is waiting, most of all on a network
 _PICTURES_AT_ONCE = 64

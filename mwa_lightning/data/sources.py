@@ -8,16 +8,16 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from mwa_lightning.data.built_in import BUILT_IN
-from mwa_lightning.data.found_by_name import find_by_name
-from mwa_lightning.data.images import ImageReader, colour_of
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.images.reader import ImageReader, colour_of
 from mwa_lightning.data.layouts import LAYOUTS, Layout, Splits, layout_named
-from mwa_lightning.data.missing import leave_out_missing
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.shards import ANNOTATIONS, open_shards
-from mwa_lightning.data.statements import class_names
-from mwa_lightning.data.storage import Storage, readable
-from mwa_lightning.data.stores import PictureFolder, PictureStore
-from mwa_lightning.data.table_files import TableFile, split_lists, tables_at
+from mwa_lightning.data.samples.found_by_name import find_by_name
+from mwa_lightning.data.samples.missing import leave_out_missing
+from mwa_lightning.data.samples.statements import class_names
+from mwa_lightning.data.shards.store import ANNOTATIONS, open_shards
+from mwa_lightning.data.storage.availability import Storage, readable
+from mwa_lightning.data.storage.stores import PictureFolder, PictureStore
+from mwa_lightning.data.tables.table_files import TableFile, split_lists, tables_at
 from mwa_lightning.errors import ConfigError, DataError, counted, shorten
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.data.loading import Loader
-from mwa_lightning.data.statement_loading import StatementCollate, StatementDataset, StatementTrainDataset
-from mwa_lightning.data.statements import StatementSplit, class_names
+from mwa_lightning.data.loading.datasets import Loader
+from mwa_lightning.data.loading.statement_datasets import StatementCollate, StatementDataset, StatementTrainDataset
+from mwa_lightning.data.samples.statements import StatementSplit, class_names
 from mwa_lightning.errors import ConfigError, counted
 
 

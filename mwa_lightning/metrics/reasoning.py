@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from mwa_lightning.errors import DataError, NotFinite
-from mwa_lightning.metrics.ordering import broken_rows, first_of_each
+from mwa_lightning.metrics.file_order import broken_rows, first_of_each
 
 
 class Classified(NamedTuple):

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from mwa_lightning.errors import DataError, NotFinite
-from mwa_lightning.metrics.ordering import broken_rows, first_of_each
+from mwa_lightning.metrics.file_order import broken_rows, first_of_each
 
 TOP = (1, 5, 10)
 FIGURES = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in TOP)

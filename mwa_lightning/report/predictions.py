@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mwa_lightning.tensor_files import write_tensors
+from mwa_lightning.system.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from mwa_lightning.metrics.reranking import Ranking

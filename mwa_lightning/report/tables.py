@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mwa_lightning.report.expectations import Comparison, Facts
+    from mwa_lightning.report.published_results import Comparison, Facts
 
 # Width of the plain form, in characters.
 PLAIN_WIDTH = 110

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.plain_files import read_json, read_yaml
 from mwa_lightning.sweeps.folder import RECORD, SweepFolder
-from mwa_lightning.training.run_directory import FINISHED, FREE_KEYS
+from mwa_lightning.system.plain_files import read_json, read_yaml
+from mwa_lightning.training.runs.run_directory import FINISHED, FREE_KEYS
 
 THROUGH = "through"
 # What says which part of a kind was chosen; the other keys of the part are compared among runs with the same part.

@@ -14,11 +14,11 @@ import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.file_locks import LOCK, Held, open_lock, others_in
 from mwa_lightning.made import in_directory
-from mwa_lightning.plain_files import read_yaml
-from mwa_lightning.training.run_directory import RunDirectory, looked_into, write_atomically
-from mwa_lightning.whole_files import writing
+from mwa_lightning.system.file_locks import LOCK, Held, open_lock, others_in
+from mwa_lightning.system.plain_files import read_yaml
+from mwa_lightning.system.whole_files import writing
+from mwa_lightning.training.runs.run_directory import RunDirectory, looked_into, write_atomically
 
 RECORD = "multirun.yaml"
 

@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 from mwa_lightning.errors import ConfigError, NotFinite, NotLearning, TrainingError
 from mwa_lightning.report.terminal import say
 from mwa_lightning.sweeps.folder import Job
-from mwa_lightning.sweeps.launching import (
+from mwa_lightning.sweeps.job_loop import (
     LOOK,
     Elsewhere,
     JobsFailed,
@@ -27,9 +27,9 @@ from mwa_lightning.sweeps.launching import (
     shown,
     told,
 )
-from mwa_lightning.sweeps.space import word
+from mwa_lightning.sweeps.search_space import word
 from mwa_lightning.sweeps.study import DATABASE, SharedStudy, directory_of
-from mwa_lightning.training.signals import Signals
+from mwa_lightning.system.signals import Signals
 
 # So many new trials that fail one after the other have a reason in common.
 _HOPELESS = 3

@@ -27,7 +27,7 @@ from sqlalchemy.pool import QueuePool
 
 from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.sweeps.folder import SweepFolder
-from mwa_lightning.whole_files import whole_file, writing
+from mwa_lightning.system.whole_files import whole_file, writing
 
 DATABASE = "study.db"
 _WAIT = 60  # seconds for another process to let go of the database

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from mwa_lightning.tasks.losses.signs import Signs
 from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.tasks.sharding import clip_gradients, is_sharded, shard
-from mwa_lightning.tasks.signs import Signs
 
 Stage = Literal["val", "test"]
 ModelT = TypeVar("ModelT", bound=AdaptedModel)

@@ -12,14 +12,14 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from mwa_lightning.data.statements import StatementBatch
+from mwa_lightning.data.samples.statements import StatementBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.reasoning import StatementAccuracy
 from mwa_lightning.report.predictions import write_statement_predictions
 from mwa_lightning.tasks.base import AdaptationTask, Stage
-from mwa_lightning.tasks.losses import classification_loss
+from mwa_lightning.tasks.losses.functions import classification_loss
+from mwa_lightning.tasks.losses.signs import Signs, knowing_nothing_of_classes, variance_of_logits
 from mwa_lightning.tasks.model import ReasoningModel
-from mwa_lightning.tasks.signs import Signs, knowing_nothing_of_classes, variance_of_logits
 
 if TYPE_CHECKING:
     from mwa_lightning.data.statement_datamodule import StatementDataModule

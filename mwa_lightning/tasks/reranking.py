@@ -20,7 +20,7 @@ from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import Candidates, Ranking, best_candidates
 from mwa_lightning.report.progress import Clock
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.losses import several_processes
+from mwa_lightning.tasks.losses.functions import several_processes
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.sharding import is_sharded
 

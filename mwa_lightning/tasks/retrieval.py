@@ -12,32 +12,32 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
+from mwa_lightning.data.samples.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.metrics.reranking import Ranking, reranked_figures
 from mwa_lightning.report.predictions import write_predictions
 from mwa_lightning.tasks.base import AdaptationTask, Stage
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.losses import (
+from mwa_lightning.tasks.losses.functions import (
     clamp_logit_scale,
     contrastive_loss,
     gather_rows,
     momentum_contrastive_loss,
     sigmoid_loss,
 )
-from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_logits, matching_loss
-from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.tasks.momentum import MomentumQueue
-from mwa_lightning.tasks.reranking import Reranker
-from mwa_lightning.tasks.signs import (
+from mwa_lightning.tasks.losses.matching import Pairs, Similarity, gather_pairs, matching_logits, matching_loss
+from mwa_lightning.tasks.losses.momentum import MomentumQueue
+from mwa_lightning.tasks.losses.signs import (
     Mean,
     Signs,
     knowing_nothing_of_contrast,
     knowing_nothing_of_matching,
     variance,
 )
-from mwa_lightning.tasks.temperature import Similarities, similarities, start_logits, start_matching
+from mwa_lightning.tasks.losses.temperature import Similarities, similarities, start_logits, start_matching
+from mwa_lightning.tasks.model import RetrievalModel
+from mwa_lightning.tasks.reranking import Reranker
 
 if TYPE_CHECKING:
     from mwa_lightning.data.datamodule import RetrievalDataModule

@@ -12,26 +12,19 @@ from omegaconf import DictConfig
 
 from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.none import NoAdapter
+from mwa_lightning.data.loading.worker_failures import dead_workers_named
 from mwa_lightning.errors import ConfigError, Interrupted, Stopped, UserError
-from mwa_lightning.report.expectations import Facts, check, check_name, compare, warning
+from mwa_lightning.report.published_results import Facts, check, check_name, compare, warning
 from mwa_lightning.report.tables import closing_table, comparison_table
+from mwa_lightning.system.signals import Signals, raised_again
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import parameter_figures
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training import provenance
-from mwa_lightning.training.build import attach, build_backbone, build_tokenizer
-from mwa_lightning.training.console import console, show
-from mwa_lightning.training.coordinator import check_saving
-from mwa_lightning.training.cpus import settle_cpus
-from mwa_lightning.training.dead_workers import dead_workers_named
-from mwa_lightning.training.lavis_texts import settle_texts
-from mwa_lightning.training.processes import gathered, is_lost, processes_of
-from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.run_directory import RunDirectory, looked_into
-from mwa_lightning.training.same_files import check_same_files
-from mwa_lightning.training.settled_weights import settle_weights
-from mwa_lightning.training.setup import (
+from mwa_lightning.training.assembly.build import attach, build_backbone, build_tokenizer
+from mwa_lightning.training.assembly.lavis_texts import settle_texts
+from mwa_lightning.training.assembly.settled_weights import settle_weights
+from mwa_lightning.training.assembly.setup import (
     directory_of_run,
     evaluate_model,
     further_figures,
@@ -41,9 +34,16 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
-from mwa_lightning.training.signals import Signals, raised_again
-from mwa_lightning.training.stopping import StopAgreement
-from mwa_lightning.training.trainer_keys import check_trainer_keys
+from mwa_lightning.training.assembly.trainer_keys import check_trainer_keys
+from mwa_lightning.training.callbacks.coordinator import check_saving
+from mwa_lightning.training.callbacks.stopping import StopAgreement
+from mwa_lightning.training.distributed.cpus import settle_cpus
+from mwa_lightning.training.distributed.processes import gathered, is_lost, processes_of
+from mwa_lightning.training.lightning_warnings import quiet
+from mwa_lightning.training.runs import provenance
+from mwa_lightning.training.runs.console import console, show
+from mwa_lightning.training.runs.run_directory import RunDirectory, looked_into
+from mwa_lightning.training.runs.same_files import check_same_files
 
 log = logging.getLogger(__name__)
 

@@ -28,14 +28,14 @@ from mwa_lightning.data.base import SplitDataModule
 from mwa_lightning.errors import Interrupted, Stopped, UserError
 from mwa_lightning.report.rate_curve import rate_curve
 from mwa_lightning.tasks.base import AdaptationTask
-from mwa_lightning.training.callbacks import PositionSeeds, Progress
+from mwa_lightning.training.assembly.setup import make_trainer
+from mwa_lightning.training.assembly.trainer_keys import understood
+from mwa_lightning.training.callbacks.run_keeper import PositionSeeds, Progress
+from mwa_lightning.training.callbacks.stopping import StopAgreement
+from mwa_lightning.training.distributed.processes import Processes, with_settings
 from mwa_lightning.training.optim import optimizer_of
-from mwa_lightning.training.processes import Processes, with_settings
-from mwa_lightning.training.run_directory import RunDirectory, write_atomically
-from mwa_lightning.training.setup import make_trainer
+from mwa_lightning.training.runs.run_directory import RunDirectory, write_atomically
 from mwa_lightning.training.starting import FittedStart
-from mwa_lightning.training.stopping import StopAgreement
-from mwa_lightning.training.trainer_keys import understood
 
 log = logging.getLogger(__name__)
 

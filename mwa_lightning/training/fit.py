@@ -17,49 +17,24 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from omegaconf import DictConfig
 
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import load_adapter
+from mwa_lightning.adapters.files.adapter_file import load_adapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.data.base import SplitDataModule
+from mwa_lightning.data.loading.worker_failures import dead_workers_named
 from mwa_lightning.errors import ConfigError, NotLearning, UserError
 from mwa_lightning.report.tables import closing_table, parts_table
+from mwa_lightning.system.code_version import described
+from mwa_lightning.system.signals import Signals
+from mwa_lightning.system.slurm import batch_job
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
-from mwa_lightning.training import provenance
-from mwa_lightning.training.advice import advise
-from mwa_lightning.training.build import adapter_metadata, attach, build_backbone, build_tokenizer
-from mwa_lightning.training.callbacks import Pace, PositionSeeds, Progress, RunKeeper
-from mwa_lightning.training.checkpointing import CheckpointFiles
-from mwa_lightning.training.code_version import described
-from mwa_lightning.training.console import FILE_ONLY, console, show
-from mwa_lightning.training.coordinator import CoordinatorFigures, check_saving
-from mwa_lightning.training.cpus import settle_cpus
-from mwa_lightning.training.dead_workers import dead_workers_named
-from mwa_lightning.training.ema import WeightAverage
-from mwa_lightning.training.examples import Examples
-from mwa_lightning.training.find_lr import find_lr
-from mwa_lightning.training.guards import MissingGradientGuard, NonFiniteGuard
-from mwa_lightning.training.instantiating import checked
-from mwa_lightning.training.journal import Journal
-from mwa_lightning.training.lavis_texts import settle_texts
-from mwa_lightning.training.loggers import TableLogger, close, conclude, make_loggers
-from mwa_lightning.training.losable import Outcome
-from mwa_lightning.training.optim import make_scheduler, optimizer_of, own_learning_rate
-from mwa_lightning.training.processes import Processes, gathered, processes_of
-from mwa_lightning.training.quiet import quiet
-from mwa_lightning.training.resuming import (
-    beginning_of,
-    check_origin,
-    check_resume,
-    find_checkpoint,
-    is_foreign,
-    origin_of,
-)
-from mwa_lightning.training.run_directory import FINISHED, RunDirectory
-from mwa_lightning.training.same_files import check_same_files
-from mwa_lightning.training.settled_weights import settle_weights
-from mwa_lightning.training.setup import (
+from mwa_lightning.training.assembly.build import adapter_metadata, attach, build_backbone, build_tokenizer
+from mwa_lightning.training.assembly.instantiating import checked
+from mwa_lightning.training.assembly.lavis_texts import settle_texts
+from mwa_lightning.training.assembly.settled_weights import settle_weights
+from mwa_lightning.training.assembly.setup import (
     directory_of_run,
     evaluate_model,
     further_figures,
@@ -70,13 +45,38 @@ from mwa_lightning.training.setup import (
     reproducible,
     statement_shape,
 )
-from mwa_lightning.training.signals import Signals
-from mwa_lightning.training.slurm import batch_job
-from mwa_lightning.training.smoke_test import batches, of_a_run_or_a_try
+from mwa_lightning.training.assembly.smoke_test import batches, of_a_run_or_a_try
+from mwa_lightning.training.assembly.trainer_keys import check_trainer_keys, understood
+from mwa_lightning.training.callbacks.coordinator import CoordinatorFigures, check_saving
+from mwa_lightning.training.callbacks.ema import WeightAverage
+from mwa_lightning.training.callbacks.examples import Examples
+from mwa_lightning.training.callbacks.guards import MissingGradientGuard, NonFiniteGuard
+from mwa_lightning.training.callbacks.journal import Journal
+from mwa_lightning.training.callbacks.run_keeper import Pace, PositionSeeds, Progress, RunKeeper
+from mwa_lightning.training.callbacks.stopping import StopAgreement, stopping
+from mwa_lightning.training.distributed.cpus import settle_cpus
+from mwa_lightning.training.distributed.processes import Processes, gathered, processes_of
+from mwa_lightning.training.find_lr import find_lr
+from mwa_lightning.training.lightning_warnings import quiet
+from mwa_lightning.training.loggers.base import Outcome
+from mwa_lightning.training.loggers.making import TableLogger, close, conclude, make_loggers
+from mwa_lightning.training.optim import make_scheduler, optimizer_of, own_learning_rate
+from mwa_lightning.training.runs import provenance
+from mwa_lightning.training.runs.checkpointing import CheckpointFiles
+from mwa_lightning.training.runs.console import FILE_ONLY, console, show
+from mwa_lightning.training.runs.resuming import (
+    beginning_of,
+    check_origin,
+    check_resume,
+    find_checkpoint,
+    is_foreign,
+    origin_of,
+)
+from mwa_lightning.training.runs.run_directory import FINISHED, RunDirectory
+from mwa_lightning.training.runs.same_files import check_same_files
 from mwa_lightning.training.starting import FittedStart
-from mwa_lightning.training.stopping import StopAgreement, stopping
-from mwa_lightning.training.trainer_keys import check_trainer_keys, understood
-from mwa_lightning.training.watch import LearningWatch
+from mwa_lightning.training.watching.advice import advise
+from mwa_lightning.training.watching.watch import LearningWatch
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.data.loading import Loader
+from mwa_lightning.data.loading.datasets import Loader
 from mwa_lightning.tasks.base import AdaptationTask
 
 

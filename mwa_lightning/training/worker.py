@@ -14,9 +14,9 @@ import traceback
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.errors import Interrupted, Stopped, UserError
-from mwa_lightning.memory import out_of_memory
 from mwa_lightning.report.terminal import complain, open_streams
-from mwa_lightning.training.signals import listening
+from mwa_lightning.system.memory import out_of_memory
+from mwa_lightning.system.signals import listening
 
 # The first process ends its workers as soon as it fails itself: what all of them meet is said once, by it.
 _COURTESY = 1.0

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from mwa_lightning.data.scene_statements import SENTENCES, claim_of
+from mwa_lightning.data.scenes.statements import SENTENCES, claim_of
 
 METHODS = {
     "modex": (),

@@ -25,7 +25,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.files.problems import Problems
 from mwa_lightning.data.shard_writing import write_shards
 from mwa_lightning.data.sources import find_source
 

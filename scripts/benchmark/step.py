@@ -29,11 +29,11 @@ from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
-from mwa_lightning.cli.composing import compose_groups
+from mwa_lightning.cli.config.composing import compose_groups
 from mwa_lightning.tasks.heads import EmbeddingHeads
-from mwa_lightning.tasks.losses import contrastive_loss
+from mwa_lightning.tasks.losses.functions import contrastive_loss
 from mwa_lightning.tasks.model import RetrievalModel
-from mwa_lightning.training.build import build_backbone
+from mwa_lightning.training.assembly.build import build_backbone
 
 METHODS: dict[str, Callable[[int], AdapterMethod]] = {
     "full": lambda depth: FullFineTuning(),

@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 import mwa_lightning
 from mwa_lightning.adapters.experts import CoordinatedExperts, recording
-from mwa_lightning.adapters.files import load_adapter, read_metadata, save_adapter, trained_state
+from mwa_lightning.adapters.files.adapter_file import load_adapter, read_metadata, save_adapter, trained_state
 from mwa_lightning.adapters.modex import ModeX
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.dual import DualEncoder
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.backbones.sites import Stream
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
-from mwa_lightning.training.build import USUAL_SHAPES
-from mwa_lightning.training.build import attach as attach_configured
-from mwa_lightning.training.instantiating import instantiate
+from mwa_lightning.training.assembly.build import USUAL_SHAPES
+from mwa_lightning.training.assembly.build import attach as attach_configured
+from mwa_lightning.training.assembly.instantiating import instantiate
 
 SEPARATE: tuple[Stream, ...] = ("vision", "text")
 FUSED: tuple[Stream, ...] = ("vision", "text", "fusion")

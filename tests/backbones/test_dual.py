@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import load_adapter, save_adapter, trained_state
+from mwa_lightning.adapters.files.adapter_file import load_adapter, save_adapter, trained_state
 from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.adapters.none import NoAdapter
 from mwa_lightning.backbones.dual import DualEncoder
-from mwa_lightning.cli.composing import compose_groups
-from mwa_lightning.data.records import TrainBatch
+from mwa_lightning.cli.config.composing import compose_groups
+from mwa_lightning.data.samples.records import TrainBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training.instantiating import instantiate
+from mwa_lightning.training.assembly.instantiating import instantiate
 
 CLIP: dict[str, Any] = {
     "name": "test_clip", "form": "clip", "activation": "quick_gelu", "norm_epsilon": 1e-5,

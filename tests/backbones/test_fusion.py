@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mwa_lightning.adapters.base import AdapterMethod
-from mwa_lightning.adapters.files import load_adapter, save_adapter, trained_state
+from mwa_lightning.adapters.files.adapter_file import load_adapter, save_adapter, trained_state
 from mwa_lightning.adapters.full import FullFineTuning
 from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter

@@ -11,11 +11,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from mwa_lightning.adapters.files import save_adapter
+from mwa_lightning.adapters.files.adapter_file import save_adapter
 from mwa_lightning.cli import evaluate, train
-from mwa_lightning.cli.composing import compose_groups
+from mwa_lightning.cli.config.composing import compose_groups
 from mwa_lightning.errors import CheckpointError
-from mwa_lightning.training.build import _check_settings
+from mwa_lightning.training.assembly.build import _check_settings
 from tests.cli.conftest import Refuses
 
 TARGETS = {

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mwa_lightning.cli import evaluate, prepare, train
 from mwa_lightning.data import built_in
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.scenes.writing import write_scenes
 
 SHORT = ("trainer.max_steps=3", "optim.warmup_epochs=0", "data.batch_size=16", "callbacks.progress_bar=false")
 FILES = {

@@ -20,7 +20,7 @@ import yaml
 from mwa_lightning.cli import evaluate, train
 from mwa_lightning.cli.grid import grid
 from mwa_lightning.cli.multirun import numbered
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.scenes.writing import write_scenes
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.sweeps.folder import Job
 from tests.commands import start_command

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import mwa_lightning
 from mwa_lightning.cli import evaluate, train
-from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
+from mwa_lightning.data.scenes.writing import write_scenes, write_scenes_nlvr2
 from tests.parity.plain_bert import official_state
 
 SHORT = ("trainer.max_steps=2", "optim.warmup_epochs=0", "data.batch_size=8", "callbacks.progress_bar=false")

@@ -22,8 +22,8 @@ import yaml
 from optuna.trial import TrialState
 
 from mwa_lightning.cli import tune
-from mwa_lightning.data.scenes import write_scenes
-from mwa_lightning.sweeps import local
+from mwa_lightning.data.scenes.writing import write_scenes
+from mwa_lightning.sweeps import local_launcher as local
 from mwa_lightning.sweeps.study import SharedStudy
 from tests.commands import start_command
 from tests.sweeps.conftest import SHORT

@@ -13,7 +13,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from mwa_lightning.cli.train import compose_checked
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.scenes.writing import write_scenes
 from tests.wandb_server import Server, serving
 
 SWEEP = yaml.safe_load((Path(__file__).parents[2] / "scripts" / "wandb_sweep.yaml").read_text())

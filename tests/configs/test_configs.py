@@ -10,16 +10,16 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.consistency import check_model, check_training
-from mwa_lightning.cli.menu import group_options, groups_of
-from mwa_lightning.cli.schema import RULES
-from mwa_lightning.cli.search_path import config_directory
-from mwa_lightning.training.build import attach, build_backbone
-from mwa_lightning.training.instantiating import instantiate
-from mwa_lightning.training.processes import Processes
-from mwa_lightning.training.run_directory import RunDirectory
-from mwa_lightning.training.setup import make_task, make_trainer
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.consistency import check_model, check_training
+from mwa_lightning.cli.config.groups import group_options, groups_of
+from mwa_lightning.cli.config.schema import RULES
+from mwa_lightning.cli.config.search_path import config_directory
+from mwa_lightning.training.assembly.build import attach, build_backbone
+from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.assembly.setup import make_task, make_trainer
+from mwa_lightning.training.distributed.processes import Processes
+from mwa_lightning.training.runs.run_directory import RunDirectory
 
 FILES = sorted(path.relative_to(config_directory()) for path in config_directory().rglob("*.yaml"))
 # What experiments share; nobody chooses these.

@@ -13,7 +13,7 @@ import sentencepiece
 from hypothesis import settings
 from PIL import Image
 
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
+from mwa_lightning.data.text.tokenizers import SentencePieceTokenizer
 
 settings.register_profile("steady", deadline=None)  # machines are busy at times
 settings.load_profile("steady")

@@ -8,7 +8,7 @@ import pytest
 
 from mwa_lightning.data import built_in
 from mwa_lightning.data.built_in import cache_folder, prepare_scenes
-from mwa_lightning.data.problems import Problems
+from mwa_lightning.data.files.problems import Problems
 from mwa_lightning.data.sources import find_source
 
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from mwa_lightning.data.datamodule import RetrievalDataModule
-from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.samples.records import ImageBatch, TextBatch, TrainBatch
+from mwa_lightning.data.text.tokenizers import SentencePieceTokenizer
 from mwa_lightning.errors import ConfigError, DataError
 
 Write = Callable[..., Path]

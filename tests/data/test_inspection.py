@@ -20,8 +20,8 @@ from PIL import Image
 
 from mwa_lightning.data import sources
 from mwa_lightning.data.inspection import format_report, inspect
-from mwa_lightning.data.scenes import write_scenes_nlvr2
-from mwa_lightning.data.stores import PictureFolder
+from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
+from mwa_lightning.data.storage.stores import PictureFolder
 from mwa_lightning.errors import DataError
 
 Write = Callable[..., Path]

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from mwa_lightning.data import built_in
-from mwa_lightning.data.images import ImageReader
-from mwa_lightning.data.sampling import epoch_order
-from mwa_lightning.data.scenes import VERSION, write_scenes_nlvr2
+from mwa_lightning.data.images.reader import ImageReader
+from mwa_lightning.data.images.transforms import EvaluationTransform
+from mwa_lightning.data.loading.sampling import epoch_order
+from mwa_lightning.data.loading.statement_datasets import StatementCollate, swap_sides
+from mwa_lightning.data.samples.statements import StatementBatch
+from mwa_lightning.data.scenes.writing import VERSION, write_scenes_nlvr2
 from mwa_lightning.data.statement_datamodule import StatementDataModule
-from mwa_lightning.data.statement_loading import StatementCollate, swap_sides
-from mwa_lightning.data.statements import StatementBatch
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
-from mwa_lightning.data.transforms import EvaluationTransform
+from mwa_lightning.data.text.tokenizers import SentencePieceTokenizer
 from mwa_lightning.errors import ConfigError, DataError
 
 Write = Callable[..., Path]

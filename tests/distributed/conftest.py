@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mwa_lightning.cli import train
-from mwa_lightning.data.scenes import write_scenes
-from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.data.scenes.writing import write_scenes
+from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 
 COMMON = (
     "optim.warmup_epochs=0",

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.sampling import GlobalBatchSampler
-from mwa_lightning.data.scenes import write_scenes, write_scenes_nlvr2
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.loading.sampling import GlobalBatchSampler
+from mwa_lightning.data.scenes.writing import write_scenes, write_scenes_nlvr2
 from mwa_lightning.data.sources import find_source
-from mwa_lightning.data.tokenizers import SentencePieceTokenizer
-from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
+from mwa_lightning.data.text.tokenizers import SentencePieceTokenizer
+from mwa_lightning.training.runs.checkpointing import LAST, CheckpointFiles
 from tests.distributed.conftest import stop_after_first_save
 
 Train = Callable[..., int]

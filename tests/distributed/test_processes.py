@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.errors import ConfigError, ProcessFailed, TrainingError
-from mwa_lightning.training import processes as module
-from mwa_lightning.training.guards import MissingGradientGuard
-from mwa_lightning.training.processes import Processes, WorkerStrategy, processes_of
-from mwa_lightning.training.quiet import quiet
+from mwa_lightning.training.callbacks.guards import MissingGradientGuard
+from mwa_lightning.training.distributed import processes as module
+from mwa_lightning.training.distributed.processes import Processes, WorkerStrategy, processes_of
+from mwa_lightning.training.lightning_warnings import quiet
 
 
 def config(*, devices: int | str = 1, num_nodes: int = 1, accelerator: str = "cpu") -> DictConfig:

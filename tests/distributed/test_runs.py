@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from mwa_lightning.cli import evaluate
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.sampling import GlobalBatchSampler
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.loading.sampling import GlobalBatchSampler
+from mwa_lightning.data.scenes.writing import write_scenes
 from mwa_lightning.data.sources import find_source
-from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 from tests.distributed.conftest import COMMON, TWO, stop_after_first_save
 
 Train = Callable[..., int]
@@ -75,7 +75,7 @@ def test_train__two_processes_are_as_one(
     train_two: Train, train_one: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    import mwa_lightning.data.subwords  # noqa: F401 (its import sets a variable of the tokenizers, for all processes)
+    import mwa_lightning.data.text.subwords  # noqa: F401 (its import sets a variable of the tokenizers, for all processes)
 
     options = ("adapter.dropout=0", "adapter.scale=1", "save_predictions=true")
     environment = dict(os.environ)

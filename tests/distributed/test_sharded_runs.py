@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from mwa_lightning.cli import evaluate, train
-from mwa_lightning.data.records import TrainBatch
-from mwa_lightning.data.scenes import write_scenes_nlvr2
-from mwa_lightning.tasks import losses
+from mwa_lightning.data.samples.records import TrainBatch
+from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
+from mwa_lightning.tasks.losses import functions as losses
 from mwa_lightning.tasks.retrieval import RetrievalTask
 from tests.distributed.conftest import stop_after_first_save
 

@@ -15,17 +15,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mwa_lightning.data.records import TrainBatch
-from mwa_lightning.data.statements import StatementBatch
+from mwa_lightning.data.samples.records import TrainBatch
+from mwa_lightning.data.samples.statements import StatementBatch
 from mwa_lightning.sharded_tensors import own_part, whole
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table, trained_parameters
 from mwa_lightning.tasks.sharding import clip_gradients, shard
-from mwa_lightning.training.build import build_tokenizer
-from mwa_lightning.training.guards import _not_finite_anywhere
+from mwa_lightning.training.assembly.build import build_tokenizer
+from mwa_lightning.training.assembly.setup import make_task
+from mwa_lightning.training.callbacks.guards import _not_finite_anywhere
 from mwa_lightning.training.optim import make_optimizer
-from mwa_lightning.training.setup import make_task
 from scripts.adapter_grid import CELLS, Cell, build, composed, refusal
 from tests.ranks import run_ranks
 

@@ -11,13 +11,13 @@ import pytest
 from torch import distributed
 
 from mwa_lightning.cli import train
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.sampling import GlobalBatchSampler
-from mwa_lightning.data.shard_index import shard_name
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.loading.sampling import GlobalBatchSampler
 from mwa_lightning.data.shard_writing import write_shards
-from mwa_lightning.data.shards import open_shards
+from mwa_lightning.data.shards.index import shard_name
+from mwa_lightning.data.shards.store import open_shards
 from mwa_lightning.data.sources import find_source
-from mwa_lightning.training.checkpointing import LAST, CheckpointFiles
+from mwa_lightning.training.runs.checkpointing import LAST, CheckpointFiles
 from tests.distributed.conftest import COMMON, TWO
 from tests.leftovers import left_by
 

@@ -22,7 +22,7 @@ from pathlib import Path
 MODULES = (
     "mwa_lightning.cli.train",
     "mwa_lightning.cli.evaluate",
-    "mwa_lightning.cli.consistency",
+    "mwa_lightning.cli.config.consistency",
     "mwa_lightning.training.fit",
     "mwa_lightning.training.evaluate",
     "sentencepiece",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mwa_lightning.backbones.checkpoints import load_backbone
-from mwa_lightning.backbones.checkpoints.beit3 import beit3_key_map
+from mwa_lightning.backbones.checkpoints.families.beit3 import beit3_key_map
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.tasks.heads import RetrievalHeads
 

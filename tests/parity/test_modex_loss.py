@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mwa_lightning.adapters.files import load_adapter
+from mwa_lightning.adapters.files.adapter_file import load_adapter
 from mwa_lightning.adapters.modex import ModeX
 from mwa_lightning.backbones.checkpoints import load_backbone
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.data.records import TrainBatch
+from mwa_lightning.data.samples.records import TrainBatch
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mwa_lightning.adapters.files import load_adapter
+from mwa_lightning.adapters.files.adapter_file import load_adapter
+from mwa_lightning.adapters.files.released_mwa import read_released, released_options
 from mwa_lightning.adapters.mwa import MultiWayAdapter
-from mwa_lightning.adapters.released import read_released, released_options
 from mwa_lightning.backbones.checkpoints import load_backbone
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.tasks.heads import RetrievalHeads

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mwa_lightning.report.expectations import Facts, compare
+from mwa_lightning.report.published_results import Facts, compare
 from mwa_lightning.report.tables import RECALLS, PartRow, closing_table, comparison_table, parts_table, plain
 
 COSTS = {

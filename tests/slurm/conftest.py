@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.scenes.writing import write_scenes
 from tests.slurm.cluster import Cluster, NoCluster, started
 from tests.slurm.runs import SCRIPT, output_of, run_of, submit
 

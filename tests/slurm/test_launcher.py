@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mwa_lightning.cli.composing import compose_groups
+from mwa_lightning.cli.config.composing import compose_groups
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.sweeps import slurm
+from mwa_lightning.sweeps import slurm_launcher as slurm
 from mwa_lightning.sweeps.folder import Job, SweepFolder
-from mwa_lightning.sweeps.launching import JobsFailed, carry_out
-from mwa_lightning.sweeps.slurm import SlurmLauncher
+from mwa_lightning.sweeps.job_loop import JobsFailed, carry_out
+from mwa_lightning.sweeps.slurm_launcher import SlurmLauncher
 from tests.slurm.cluster import Cluster
 from tests.sweeps.conftest import SHORT
 

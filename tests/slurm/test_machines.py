@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mwa_lightning.data.problems import Problems
-from mwa_lightning.data.sampling import GlobalBatchSampler
+from mwa_lightning.data.files.problems import Problems
+from mwa_lightning.data.loading.sampling import GlobalBatchSampler
 from mwa_lightning.data.sources import find_source
 from tests.leftovers import left_by
 from tests.slurm.cluster import Cluster

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mwa_lightning.data.scenes import write_scenes
+from mwa_lightning.data.scenes.writing import write_scenes
 from tests.slurm.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mwa_lightning.sweeps import local
+from mwa_lightning.sweeps import local_launcher as local
 from mwa_lightning.sweeps.folder import SweepFolder
-from mwa_lightning.sweeps.local import LocalLauncher
-from mwa_lightning.training.signals import put_back
+from mwa_lightning.sweeps.local_launcher import LocalLauncher
+from mwa_lightning.system.signals import put_back
 
 SHORT = (sys.executable, str(Path(__file__).with_name("short_run.py")))
 

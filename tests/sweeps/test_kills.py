@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from sqlalchemy import event
 
 from mwa_lightning.sweeps.folder import SweepFolder
-from mwa_lightning.sweeps.local import LocalLauncher
+from mwa_lightning.sweeps.local_launcher import LocalLauncher
 from mwa_lightning.sweeps.search import Search
 from mwa_lightning.sweeps.study import SharedStudy
 from tests.sweeps.test_search import SEARCH, settings

@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from mwa_lightning.errors import ConfigError, TrainingError
 from mwa_lightning.sweeps.comparison import read_runs
 from mwa_lightning.sweeps.folder import Job, SweepFolder
-from mwa_lightning.sweeps.launching import JobsFailed
-from mwa_lightning.sweeps.local import LocalLauncher
+from mwa_lightning.sweeps.job_loop import JobsFailed
+from mwa_lightning.sweeps.local_launcher import LocalLauncher
 from mwa_lightning.sweeps.search import Search, read_curve
 from mwa_lightning.sweeps.study import SharedStudy, directory_of, recorded_search
 

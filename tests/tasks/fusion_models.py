@@ -6,7 +6,7 @@ import torch
 
 from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.data.records import TrainBatch
+from mwa_lightning.data.samples.records import TrainBatch
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import RetrievalModel
 

@@ -17,7 +17,7 @@ from mwa_lightning.adapters.mwa import MultiWayAdapter
 from mwa_lightning.backbones.multiway import Multiway
 from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.tasks.heads import RetrievalHeads
-from mwa_lightning.tasks.losses import (
+from mwa_lightning.tasks.losses.functions import (
     contrastive_loss,
     gather_rows,
     momentum_contrastive_loss,

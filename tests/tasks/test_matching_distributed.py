@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, distributed
 
 from mwa_lightning.backbones.fusion import FusionEncoder
-from mwa_lightning.data.records import TrainBatch
+from mwa_lightning.data.samples.records import TrainBatch
 from mwa_lightning.tasks.heads import FusionRetrievalHeads
-from mwa_lightning.tasks.matching import Pairs, Similarity, gather_pairs, matching_loss
+from mwa_lightning.tasks.losses.matching import Pairs, Similarity, gather_pairs, matching_loss
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask
 from tests.ranks import run_ranks

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.adapters.mwa import MultiWayAdapter
+from mwa_lightning.data.samples.statements import StatementBatch, Statements, StatementSplit
 from mwa_lightning.data.statement_datamodule import StatementDataModule
-from mwa_lightning.data.statements import StatementBatch, Statements, StatementSplit
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.model import ReasoningModel, trained_parameters
 from mwa_lightning.tasks.reasoning import ReasoningTask, bound_without_the_rest, majority_accuracy

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from mwa_lightning.adapters.head_only import HeadOnly
 from mwa_lightning.adapters.mwa import MultiWayAdapter
-from mwa_lightning.data.records import ImageBatch, TextBatch, TrainBatch
+from mwa_lightning.data.samples.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.recall import RetrievalRecall
-from mwa_lightning.tasks.losses import contrastive_loss
+from mwa_lightning.tasks.losses.functions import contrastive_loss
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.tasks.retrieval import RetrievalTask
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.schema import check_values
-from mwa_lightning.training.watch import LearningWatch
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.schema import check_values
+from mwa_lightning.training.watching.watch import LearningWatch
 
 MakeConfig = Callable[..., DictConfig]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mwa_lightning.cli.composing import compose_command
+from mwa_lightning.cli.config.composing import compose_command
 from mwa_lightning.training.evaluate import evaluate
 
 FAMILIES = {

@@ -20,13 +20,13 @@ from PIL import Image
 from torch import nn
 
 from mwa_lightning.cli import train, tune
-from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
 from mwa_lightning.errors import Stopped
+from mwa_lightning.system.signals import Signals
 from mwa_lightning.training import find_lr
+from mwa_lightning.training.callbacks.stopping import StopAgreement
 from mwa_lightning.training.find_lr import HIGHEST, LOWEST, RangeTest, as_before, suggest
 from mwa_lightning.training.fit import fit
-from mwa_lightning.training.signals import Signals
-from mwa_lightning.training.stopping import StopAgreement
 
 MakeConfig = Callable[..., DictConfig]
 RATES = [LOWEST * (HIGHEST / LOWEST) ** (step / 99) for step in range(100)]

@@ -16,14 +16,14 @@ from rich.table import Table
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mwa_lightning.adapters.files import read_metadata, trained_state
+from mwa_lightning.adapters.files.adapter_file import read_metadata, trained_state
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError, NotFinite, TrainingError, UserError
+from mwa_lightning.system.code_version import commit
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training import fit as fit_module
-from mwa_lightning.training.build import build_model
-from mwa_lightning.training.callbacks import RunKeeper
-from mwa_lightning.training.code_version import commit
-from mwa_lightning.training.coordinator import CoordinatorFigures
+from mwa_lightning.training.assembly.build import build_model
+from mwa_lightning.training.callbacks.coordinator import CoordinatorFigures
+from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 from mwa_lightning.training.evaluate import evaluate
 from mwa_lightning.training.fit import fit
 from mwa_lightning.training.optim import GatedAdamW

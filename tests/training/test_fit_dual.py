@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import mwa_lightning
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.consistency import check_model, check_training
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.consistency import check_model, check_training
 from mwa_lightning.training.fit import fit
 
 SIZES = (

@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.schema import check_values
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.schema import check_values
 from mwa_lightning.metrics.recall import Embedded
 from mwa_lightning.metrics.reranking import Candidates, Ranking, reranked_figures
-from mwa_lightning.training.build import build_tokenizer
-from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.assembly.build import build_tokenizer
+from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 from mwa_lightning.training.evaluate import evaluate
 from mwa_lightning.training.fit import fit
 

@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-from mwa_lightning.adapters.files import read_metadata
-from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.adapters.files.adapter_file import read_metadata
+from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
 from mwa_lightning.errors import CheckpointError
 from mwa_lightning.tasks.model import ReasoningModel
-from mwa_lightning.training.build import build_model
-from mwa_lightning.training.callbacks import RunKeeper
+from mwa_lightning.training.assembly.build import build_model
+from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 from mwa_lightning.training.evaluate import evaluate
 from mwa_lightning.training.fit import fit
 

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mwa_lightning.cli.composing import apply, compose_groups, read_request
-from mwa_lightning.cli.schema import check_values
-from mwa_lightning.data.scenes import write_scenes_nlvr2
+from mwa_lightning.cli.config.composing import apply, compose_groups, read_request
+from mwa_lightning.cli.config.schema import check_values
+from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
 from mwa_lightning.errors import NotLearning
 from mwa_lightning.tasks import reasoning, retrieval
 from mwa_lightning.training.fit import fit
-from mwa_lightning.training.watch import LearningWatch
+from mwa_lightning.training.watching.watch import LearningWatch
 
 Make = Callable[..., DictConfig]
 

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from mwa_lightning.backbones.base import Backbone, Family
-from mwa_lightning.backbones.checkpoints.albef import ALBEF, ALBEF_PAIR
 from mwa_lightning.backbones.checkpoints.assets import locate
-from mwa_lightning.backbones.checkpoints.beit3 import BEIT3, official_state
-from mwa_lightning.backbones.checkpoints.blip import BLIP, BLIP_PAIR, TRANSFORMERS_BLIP
-from mwa_lightning.backbones.checkpoints.clip import OPEN_CLIP, OPEN_CLIP_TEXT, TRANSFORMERS_CLIP
+from mwa_lightning.backbones.checkpoints.families.albef import ALBEF, ALBEF_PAIR
+from mwa_lightning.backbones.checkpoints.families.beit3 import BEIT3, official_state
+from mwa_lightning.backbones.checkpoints.families.blip import BLIP, BLIP_PAIR, TRANSFORMERS_BLIP
+from mwa_lightning.backbones.checkpoints.families.clip import OPEN_CLIP, OPEN_CLIP_TEXT, TRANSFORMERS_CLIP
+from mwa_lightning.backbones.checkpoints.families.siglip import OPEN_CLIP_SIGLIP, SIGLIP
 from mwa_lightning.backbones.checkpoints.file_format import FileFormat, State
 from mwa_lightning.backbones.checkpoints.finding import Found, choose, find_models, tables, unwrapped
 from mwa_lightning.backbones.checkpoints.key_map import apply_key_map
 from mwa_lightning.backbones.checkpoints.loading import LoadReport, fill_backbone
 from mwa_lightning.backbones.checkpoints.other_models import named
 from mwa_lightning.backbones.checkpoints.reading import read_content, read_state, weights_file
-from mwa_lightning.backbones.checkpoints.siglip import OPEN_CLIP_SIGLIP, SIGLIP
 from mwa_lightning.errors import CheckpointError, shorten
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mwa_lightning.file_kinds import kind_of
+from mwa_lightning.system.file_kinds import kind_of
 
 HEAD = 1024  # bytes that suffice
 

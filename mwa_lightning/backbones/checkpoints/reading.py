@@ -22,7 +22,7 @@ from mwa_lightning.backbones.checkpoints.assets import locate
 from mwa_lightning.backbones.checkpoints.not_weights import HEAD, described, folder_described
 from mwa_lightning.errors import CheckpointError, shorten
 from mwa_lightning.hub_access import HUB, from_hub
-from mwa_lightning.regular_files import open_file
+from mwa_lightning.system.regular_files import open_file
 
 # The tensors are under the first of these that a file has, else the file is the bare dict: the official rule, and
 # Lightning's name.

@@ -1,0 +1,1 @@
+"""Text and JSON files, and the problems that readers report of them."""

@@ -1,0 +1,1 @@
+"""Tables of any kind as rows, and which of their columns hold what."""

@@ -1,0 +1,1 @@
+"""Tokenizers, and what is done to texts before them."""

@@ -1,0 +1,1 @@
+"""Several ranks as one run, and the CPUs that they take."""

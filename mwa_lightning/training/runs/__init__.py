@@ -1,0 +1,1 @@
+"""The run directory: its lock, checkpoints, console and provenance."""
