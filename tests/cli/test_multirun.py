@@ -299,7 +299,8 @@ def test_pain_2__two_ranks_two_trials(scenes: Path, elsewhere: Path) -> None:
 def test_multirun__signal_while_it_starts(scenes: Path, tmp_path: Path) -> None:
     """It leaves nothing of a sweep that has not begun."""
     program = (
-        "import os, signal, sys; from mwa_lightning.cli import composing, train; compose = composing.compose_command; "
+        "import os, signal, sys; from mwa_lightning.cli import train; "
+        "from mwa_lightning.cli.config import composing; compose = composing.compose_command; "
         "composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.SIGTERM), compose(*words))[1]; "
         "sys.exit(train.main())"
     )

@@ -112,7 +112,8 @@ def test_tune__signal_while_it_starts(
 ) -> None:
     """It leaves nothing of a search that has not begun."""
     program = (
-        "import os, signal, sys; from mwa_lightning.cli import composing, tune; compose = composing.compose_command; "
+        "import os, signal, sys; from mwa_lightning.cli import tune; "
+        "from mwa_lightning.cli.config import composing; compose = composing.compose_command; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "  # as a terminal starts it
         f"composing.compose_command = lambda *words: (os.kill(os.getpid(), signal.{name}), compose(*words))[1]; "
         "sys.exit(tune.main())"

@@ -137,7 +137,7 @@ def test_processes__watch(main: str, exit_code: int) -> None:
     code = f"""
 import subprocess, sys, time
 from omegaconf import OmegaConf
-from mwa_lightning.training import processes as module
+from mwa_lightning.training.distributed import processes as module
 module._PATIENCE = 0.1
 settings = OmegaConf.create({{"trainer": {{"accelerator": "cpu", "devices": 2, "num_nodes": 1}}}})
 processes = module.Processes(settings)

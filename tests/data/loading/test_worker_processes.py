@@ -132,7 +132,7 @@ def test_begin__parent_that_leaves_in_mid_batch(
 # A command whose children wait for work, which they say their numbers of before.
 KILLED = """
 import multiprocessing, sys, time
-from mwa_lightning.data import worker_processes
+from mwa_lightning.data.loading import worker_processes
 from torch.utils.data import DataLoader
 
 if sys.argv[1] == "loader":

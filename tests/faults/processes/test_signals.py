@@ -208,7 +208,7 @@ def test_train__signal_after_the_last_line(number: str, words: list[str], whole:
 def test_train__signal_before_the_first_line(number: str, words: list[str], tmp_path: Path) -> None:
     """The configuration is being composed: a job that dies of it is not requeued."""
     shot = (
-        "import os, signal, sys; from mwa_lightning.cli import composing; read = composing.read_request; "
+        "import os, signal, sys; from mwa_lightning.cli.config import composing; read = composing.read_request; "
         f"composing.read_request = lambda *_, **__: (os.kill(os.getpid(), signal.{number}), read(*_, **__))[1]"
     )
     said = f"mwa-train: stopped by {number} before the first step; nothing was written yet, start again\n"
