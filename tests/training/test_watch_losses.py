@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,13 @@ def test_watch__run_that_learns(
         (
             "siglip2_tiny",
             ("adapter=mwa", "adapter.mid_dim=4", "adapter.enhancer_dim=4", "optim.lr=1", "task.logit_scale=pretrained"),
-            "the embeddings have collapsed: all images look the same to the model since about step ",
+            r"the embeddings have collapsed: all (images|texts) look the same to the model since about step \d",
             "set task.logit_scale=fitted or optim.lr=0.3 or optim.warmup_epochs=0.5",
         ),
         (
             "albef_tiny",
             (*QUEUE, "optim.lr=0.3"),
-            "the embeddings have collapsed: all images look the same to the model since about step ",
+            r"the embeddings have collapsed: all (images|texts) look the same to the model since about step \d",
             "set optim.lr=0.1 or optim.warmup_epochs=0.5",
         ),
         (
@@ -113,7 +114,7 @@ def test_watch__run_that_does_not_learn(
 ) -> None:
     with pytest.raises(NotLearning) as caught:
         fit(make(backbone, *options, "training.collapsed=stop"))
-    assert str(caught.value).startswith(said)
+    assert re.match(said, str(caught.value))  # which of the two falls first depends on how the CPU rounds
     assert str(caught.value).endswith(advice)
 
 
