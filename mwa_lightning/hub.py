@@ -18,9 +18,7 @@ from mwa_lightning.data.images.reader import colour_of, rule_of
 from mwa_lightning.data.images.transforms import EvaluationTransform
 from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError
-from mwa_lightning.tasks.kinds import about_statements
-from mwa_lightning.tasks.reasoning_heads import StatementShape
-from mwa_lightning.training.assembly.build import USUAL_SHAPES, build_model, image_options
+from mwa_lightning.training.assembly.build import build_model, image_options, task_class
 from mwa_lightning.training.assembly.lavis_texts import settle_texts
 from mwa_lightning.training.assembly.settled_weights import settle_weights
 
@@ -127,13 +125,10 @@ def load(
     for key, value in given.items():
         if value is not None:
             values[f"backbone.{key}"] = str(value) if isinstance(value, Path) else value
-    shape = None
-    if about_statements(config):
-        shape = USUAL_SHAPES[task]
-        if header is not None and header.images is not None:
-            shape = StatementShape(images=header.images, classes=header.classes)
-        if "pair" in config.backbone:
-            values["backbone.pair"] = shape.images == 2
+    said = (None, ()) if header is None else (header.images, header.classes)
+    shape = task_class(config).file_shape(task, images=said[0], classes=said[1])
+    if shape is not None and "pair" in config.backbone:
+        values["backbone.pair"] = shape.images == 2
     apply(config, Request(choices={}, values=values, added={}))
     settle_weights(config)
     settle_texts(config, always=True)

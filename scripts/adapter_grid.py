@@ -20,7 +20,8 @@ from mwa_lightning.cli.config.consistency import check_model, check_task, check_
 from mwa_lightning.cli.config.groups import group_options
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.model import AdaptedModel
-from mwa_lightning.training.assembly.build import USUAL_SHAPES, attach, build_backbone
+from mwa_lightning.tasks.reasoning import USUAL_SHAPES
+from mwa_lightning.training.assembly.build import attach, build_backbone
 
 PAGE = Path(__file__).parent.parent / "docs" / "adapters.md"
 BEGIN, END = "<!-- the table of scripts/adapter_grid.py -->", "<!-- its end -->"

@@ -149,9 +149,9 @@ def _execute(config: DictConfig) -> None:
     check_precision(config)
     if config.expect is not None:
         from mwa_lightning.report.published_results import check_name
-        from mwa_lightning.tasks.kinds import about_statements
+        from mwa_lightning.tasks.rules import rules_of
 
-        check_name(config.expect, statements=about_statements(config))
+        check_name(config.expect, task=config.task.name, gives=rules_of(config).published)
 
     check_adapted(config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -114,16 +114,16 @@ def published(name: str) -> Published:
     return table[name]
 
 
-def check_name(name: str, *, statements: bool) -> None:
+def check_name(name: str, *, task: str, gives: Collection[str]) -> None:
     """Raise ConfigError if there is no such result, or one of another task; before anything is evaluated.
 
-    `statements` tells whether the evaluation is one of statements about images, or else of retrieval.
+    `gives` are the metrics of the evaluation's task that published results can have.
     """
     entry = published(name)
-    if statements is not ("accuracy" in entry.figures):
+    if not entry.figures.keys() & gives:
         raise ConfigError(
-            f"expect={name}: has {next(iter(entry.figures))} of {entry.facts.data}, which "
-            f"{'an evaluation of statements' if statements else 'retrieval'} does not give; choose one of the same task"
+            f"expect={name}: has {next(iter(entry.figures))} of {entry.facts.data}, which task={task} does not give; "
+            "choose one of the same task"
         )
 
 

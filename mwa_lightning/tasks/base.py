@@ -9,10 +9,12 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from mwa_lightning.adapters.base import AdapterMethod
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.tasks.losses.signs import Signs
 from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.tasks.sharding import clip_gradients, is_sharded, shard
@@ -52,6 +54,48 @@ class AdaptationTask(LightningModule, Generic[ModelT, MetricT]):
         self.test_metric = test_metric
         self.configure = configure
         self.signs: list[Signs] = []
+
+    @classmethod
+    @abstractmethod
+    def make_heads(cls, backbone: Backbone, shape: Any = None, *, name: str) -> nn.Module:
+        """Draw the heads of a backbone for data of a shape; None = that of the usual data of the task's `name`.
+
+        Their `pretrained` part, or else they as a whole, is read from the backbone's file where that holds heads.
+        """
+
+    @classmethod
+    @abstractmethod
+    def make_model(cls, backbone: Backbone, adapter: AdapterMethod, heads: Any) -> AdaptedModel:
+        """Attach an adapter to a backbone with heads that `make_heads` has drawn."""
+
+    @classmethod
+    def untrained(cls, names: str) -> str | None:
+        """Why heads that are freshly drawn cannot be evaluated without training; None = only a warning is due."""
+        return f"has no heads for this task ({names}), and adapter=none trains none"
+
+    @classmethod
+    def file_shape(cls, name: str, *, images: int | None, classes: Sequence[str]) -> Any:
+        """The shape that an adapter file tells of its task; without images, that of the task's usual data."""
+        return None
+
+    @classmethod
+    def data_shape(cls, data: Any) -> Any:
+        """What of the data the heads have to fit; None = nothing."""
+        return None
+
+    @classmethod
+    def data_options(cls, data: Any) -> dict[str, Any]:
+        """Options of the task that the data's configuration sets."""
+        return {}
+
+    def scoring(self) -> tuple[str, str]:
+        """How an evaluation scores: the word in tables of published results, and a phrase."""
+        return "logits", "logits of the head"
+
+    @property
+    def contrasts_one_batch(self) -> bool:
+        """Whether the negatives of a sample are those of its own batch, so that accumulation adds none."""
+        return False
 
     @abstractmethod
     def model_step(self, batch: Any) -> Tensor:

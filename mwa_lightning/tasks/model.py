@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.sites import Stream
+from mwa_lightning.errors import CheckpointError
 from mwa_lightning.report.tables import PartRow
 from mwa_lightning.tasks.heads import EmbeddingHeads
 from mwa_lightning.tasks.inputs import MISSING, Missing, check_statements, checked_images, checked_texts
-from mwa_lightning.tasks.reasoning_heads import ReasoningHeads
+from mwa_lightning.tasks.reasoning_heads import ReasoningHeads, StatementShape
 
 ResultT = TypeVar("ResultT")
 Texts = Tensor | tuple[Tensor, Tensor | None]  # ids, or ids and mask as a tokenizer gives them
@@ -42,6 +44,13 @@ class AdaptedModel(nn.Module):
         """Put what trains into `mode`, and all that is frozen into eval mode."""
         _set_mode(self, mode)
         return self
+
+    def metadata(self) -> dict[str, Any]:
+        """What an adapter file says of the data that the heads are made for; JSON."""
+        return {}
+
+    def check_trained_on(self, path: Path, *, images: int | None, classes: Sequence[str]) -> None:
+        """Raise CheckpointError if an adapter file says that it was trained on data that the heads are not made for."""
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +104,20 @@ class ReasoningModel(AdaptedModel):
         for parameter in heads.unused:
             parameter.requires_grad_(False)
         self.train()
+
+    def metadata(self) -> dict[str, Any]:
+        shape = self.heads.shape
+        return {"images": shape.images, "classes": list(shape.classes)}
+
+    def check_trained_on(self, path: Path, *, images: int | None, classes: Sequence[str]) -> None:
+        if images is None:
+            return
+        trained, own = StatementShape(images, tuple(classes)), self.heads.shape
+        if trained != own:
+            raise CheckpointError(
+                f"{path}: was trained on {trained}, and these statements have {own}; take data like its own, or set "
+                f"data.classes=[{','.join(trained.classes)}]"
+            )
 
     def forward(self, images: Tensor, ids: Texts, mask: Tensor | Missing | None = MISSING) -> Tensor:
         """Map images (b, k, 3, s, s), uint8 or normalised, ids (b, n) and mask (b, n) to logits (b, classes), fp32.

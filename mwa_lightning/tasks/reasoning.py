@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from mwa_lightning.adapters.base import AdapterMethod
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.data.samples.statements import StatementBatch
 from mwa_lightning.errors import ConfigError
 from mwa_lightning.metrics.reasoning import StatementAccuracy
@@ -20,9 +22,16 @@ from mwa_lightning.tasks.base import AdaptationTask, Stage
 from mwa_lightning.tasks.losses.functions import classification_loss
 from mwa_lightning.tasks.losses.signs import Signs, knowing_nothing_of_classes, variance_of_logits
 from mwa_lightning.tasks.model import ReasoningModel
+from mwa_lightning.tasks.reasoning_heads import ReasoningHeads, StatementShape, reasoning_heads
 
 if TYPE_CHECKING:
     from mwa_lightning.data.statement_datamodule import StatementDataModule
+
+# What a model is made for where neither data nor an adapter file says it, by the task's name: NLVR2, SNLI-VE.
+USUAL_SHAPES = {
+    "reasoning": StatementShape(images=2, classes=("False", "True")),
+    "entailment": StatementShape(images=1, classes=("contradiction", "neutral", "entailment")),
+}
 
 Blind = Literal["images", "text"]
 GREY = 128
@@ -69,6 +78,32 @@ class ReasoningTask(AdaptationTask[ReasoningModel, StatementAccuracy]):
         self.blind = blind
         classes = len(model.heads.shape.classes)
         self._training_shares = torch.full((classes,), 1 / classes)  # of each class, until they are known
+
+    @classmethod
+    def make_heads(cls, backbone: Backbone, shape: StatementShape | None = None, *, name: str) -> ReasoningHeads:
+        return reasoning_heads(backbone, shape or USUAL_SHAPES[name])
+
+    @classmethod
+    def make_model(cls, backbone: Backbone, adapter: AdapterMethod, heads: ReasoningHeads) -> ReasoningModel:
+        return ReasoningModel(backbone=backbone, adapter=adapter, heads=heads)
+
+    @classmethod
+    def untrained(cls, names: str) -> str | None:
+        return (
+            f"has no head for these statements ({names}), and adapter=none trains none; train one, or give a file that "
+            "was fine-tuned for the task"
+        )
+
+    @classmethod
+    def file_shape(cls, name: str, *, images: int | None, classes: Sequence[str]) -> StatementShape:
+        return USUAL_SHAPES[name] if images is None else StatementShape(images=images, classes=tuple(classes))
+
+    @classmethod
+    def data_shape(cls, data: StatementDataModule) -> StatementShape:
+        return StatementShape(images=data.images_a_sample, classes=data.classes)
+
+    def scoring(self) -> tuple[str, str]:
+        return "argmax", "argmax of the classes"
 
     def model_step(self, batch: StatementBatch) -> Tensor:
         """The loss of a batch of statements."""

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from mwa_lightning.adapters.base import AdapterMethod
+from mwa_lightning.backbones.base import Backbone
 from mwa_lightning.backbones.fusion import FusionEncoder
 from mwa_lightning.data.samples.records import ImageBatch, TextBatch, TrainBatch
 from mwa_lightning.errors import ConfigError
@@ -18,7 +20,7 @@ from mwa_lightning.metrics.recall import RetrievalRecall
 from mwa_lightning.metrics.reranking import Ranking, reranked_figures
 from mwa_lightning.report.predictions import write_predictions
 from mwa_lightning.tasks.base import AdaptationTask, Stage
-from mwa_lightning.tasks.heads import FusionRetrievalHeads
+from mwa_lightning.tasks.heads import EmbeddingHeads, FusionRetrievalHeads, retrieval_heads
 from mwa_lightning.tasks.losses.functions import (
     clamp_logit_scale,
     contrastive_loss,
@@ -148,6 +150,31 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
         self.distillation = distillation
         self.distillation_epochs = distillation_epochs
         self._epochs = 0.0  # trained so far, parts of one included
+
+    @classmethod
+    def make_heads(cls, backbone: Backbone, shape: None = None, *, name: str) -> EmbeddingHeads:
+        return retrieval_heads(backbone)
+
+    @classmethod
+    def make_model(cls, backbone: Backbone, adapter: AdapterMethod, heads: EmbeddingHeads) -> RetrievalModel:
+        return RetrievalModel(backbone=backbone, adapter=adapter, heads=heads)
+
+    @classmethod
+    def untrained(cls, names: str) -> str | None:
+        return None  # a file of the encoders alone may be wanted for its embeddings
+
+    @classmethod
+    def data_options(cls, data: Any) -> dict[str, Any]:
+        return {"one_k": data.get("one_k", False)}
+
+    def scoring(self) -> tuple[str, str]:
+        if self.reranker is not None:
+            return "re-ranked", f"the best {self.reranker.k} re-ranked by the matching head"
+        return "cosine", "cosine scores"
+
+    @property
+    def contrasts_one_batch(self) -> bool:
+        return self.queue_size is None
 
     @property
     def samples_to_fit(self) -> int:

@@ -18,10 +18,9 @@ from mwa_lightning.report.published_results import Facts, check, check_name, com
 from mwa_lightning.report.tables import closing_table, comparison_table
 from mwa_lightning.system.signals import Signals, raised_again
 from mwa_lightning.tasks.base import AdaptationTask
-from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import parameter_figures
-from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training.assembly.build import attach, build_backbone, build_tokenizer
+from mwa_lightning.tasks.rules import rules_of
+from mwa_lightning.training.assembly.build import attach, build_backbone, build_tokenizer, task_class
 from mwa_lightning.training.assembly.lavis_texts import settle_texts
 from mwa_lightning.training.assembly.settled_weights import settle_weights
 from mwa_lightning.training.assembly.setup import (
@@ -32,7 +31,6 @@ from mwa_lightning.training.assembly.setup import (
     make_task,
     remark_on,
     reproducible,
-    statement_shape,
 )
 from mwa_lightning.training.assembly.trainer_keys import check_trainer_keys
 from mwa_lightning.training.callbacks.coordinator import check_saving
@@ -73,7 +71,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         settle_texts(config)
         expected = config.get("expect")
         if expected is not None:
-            check_name(expected, statements=about_statements(config))
+            check_name(expected, task=config.task.name, gives=rules_of(config).published)
         check_trainer_keys(config)
         # Until no process of the evaluation is left.
         name = f"{config.name or 'run'}_evaluation"
@@ -86,7 +84,7 @@ def evaluate(config: DictConfig, signals: Signals | None = None) -> dict[str, fl
         data = make_data(config, tokenizer, processes, stages=("test",))
         stop.check(processes)
         check_same_files(config, data)
-        model = attach(config, *build_backbone(config, statement_shape(data)))
+        model = attach(config, *build_backbone(config, task_class(config).data_shape(data)))
         check_saving(config, model.adapter)
         task = make_task(config, model)  # refuses what does not fit before anything is written
         stop.check(processes)
@@ -164,11 +162,7 @@ def _facts(config: DictConfig, task: AdaptationTask[Any, Any], images: int) -> F
         training = "fine-tuned" if isinstance(model.adapter, FullFineTuning) else "adapted"
     elif not isinstance(model.adapter, NoAdapter):
         weights += f", {config.adapter._target_.rsplit('.', 1)[-1]} freshly made"
-    scores, how = "argmax", "argmax of the classes"
-    if isinstance(task, RetrievalTask):
-        scores, how = "cosine", "cosine scores"
-        if task.reranker is not None:
-            scores, how = "re-ranked", f"the best {task.reranker.k} re-ranked by the matching head"
+    scores, how = task.scoring()
     return Facts(
         model=str(config.backbone.name),
         backbone=str(config.backbone.name),

@@ -27,10 +27,8 @@ from mwa_lightning.system.code_version import described
 from mwa_lightning.system.signals import Signals
 from mwa_lightning.system.slurm import batch_job
 from mwa_lightning.tasks.base import AdaptationTask
-from mwa_lightning.tasks.heads import EmbeddingHeads
-from mwa_lightning.tasks.kinds import about_statements
-from mwa_lightning.tasks.model import AdaptedModel, RetrievalModel, parameter_figures, parameter_table
-from mwa_lightning.training.assembly.build import adapter_metadata, attach, build_backbone, build_tokenizer
+from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
+from mwa_lightning.training.assembly.build import adapter_metadata, attach, build_backbone, build_tokenizer, task_class
 from mwa_lightning.training.assembly.instantiating import checked
 from mwa_lightning.training.assembly.lavis_texts import settle_texts
 from mwa_lightning.training.assembly.settled_weights import settle_weights
@@ -43,7 +41,6 @@ from mwa_lightning.training.assembly.setup import (
     make_trainer,
     remark_on,
     reproducible,
-    statement_shape,
 )
 from mwa_lightning.training.assembly.smoke_test import batches, of_a_run_or_a_try
 from mwa_lightning.training.assembly.trainer_keys import check_trainer_keys, understood
@@ -116,7 +113,7 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
             data = make_data(config, tokenizer, processes, stages=("fit", "test"))
             stop.check(processes)
             check_same_files(config, data)
-            backbone, heads = build_backbone(config, statement_shape(data))
+            backbone, heads = build_backbone(config, task_class(config).data_shape(data))
             model = attach(config, backbone, heads, start=True)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise ConfigError("nothing trains with this adapter: choose another, or evaluate with mwa-eval")
@@ -245,8 +242,7 @@ def _zero_shot(
     """The figures of backbone and heads as they were read, without the adapter."""
     log.info("zero-shot evaluation on the %s split", config.split)
     plain, heads = build_backbone(config)
-    assert isinstance(heads, EmbeddingHeads), "the command line refuses zero-shot for other tasks"
-    untouched = RetrievalModel(backbone=plain, adapter=NoAdapter(), heads=heads)
+    untouched = task_class(config).make_model(plain, NoAdapter(), heads)
     return evaluate_model(config, untouched, data, run, processes, prefix="zero_shot", callbacks=[stop])
 
 
@@ -285,8 +281,7 @@ def _train(
         plugins=[files],
         progress_bar=bar,
     )
-    alone = not about_statements(config) and config.task.queue_size is None
-    if config.trainer.accumulate_grad_batches > 1 and alone:
+    if config.trainer.accumulate_grad_batches > 1 and task.contrasts_one_batch:
         log.warning(
             "trainer.accumulate_grad_batches=%d: the contrastive loss has the negatives of one batch only, "
             "accumulation adds none",

@@ -23,8 +23,8 @@ from mwa_lightning.cli.config.composing import apply, compose_groups, read_reque
 from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
+from mwa_lightning.tasks.reasoning import USUAL_SHAPES
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
-from mwa_lightning.training.assembly.build import USUAL_SHAPES
 from mwa_lightning.training.assembly.build import attach as attach_configured
 from mwa_lightning.training.assembly.instantiating import instantiate
 

@@ -11,6 +11,7 @@ import pytest
 from mwa_lightning.cli.config.groups import group_options
 from mwa_lightning.errors import ConfigError, ExpectationMissed
 from mwa_lightning.report.published_results import Facts, check, check_name, compare, names, published, warning
+from mwa_lightning.report.tables import RECALLS
 
 ROOT = Path(__file__).parents[2]
 # What evaluating the official weights on the official data is.
@@ -159,12 +160,12 @@ class TestAgreement:
 
 class TestName:
     def test_check_name__of_another_task(self) -> None:
-        with pytest.raises(ConfigError, match="has accuracy of nlvr2, which retrieval does not give"):
-            check_name("vilt_nlvr2_test", statements=False)
-        with pytest.raises(ConfigError, match="has i2t_r1 of coco, which an evaluation of statements does not give"):
-            check_name("beit3_base_coco", statements=True)
-        check_name("vilt_nlvr2_test", statements=True)
-        check_name("beit3_base_coco", statements=False)
+        with pytest.raises(ConfigError, match="has accuracy of nlvr2, which task=retrieval does not give"):
+            check_name("vilt_nlvr2_test", task="retrieval", gives=RECALLS)
+        with pytest.raises(ConfigError, match="has i2t_r1 of coco, which task=reasoning does not give"):
+            check_name("beit3_base_coco", task="reasoning", gives=["accuracy"])
+        check_name("vilt_nlvr2_test", task="reasoning", gives=["accuracy"])
+        check_name("beit3_base_coco", task="retrieval", gives=RECALLS)
 
 
 def test_import__without_torch() -> None:

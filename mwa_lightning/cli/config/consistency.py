@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,9 +11,8 @@ from omegaconf import DictConfig
 from mwa_lightning.cli.config.schema import is_ours
 from mwa_lightning.cli.config.suggesting import did_you_mean, path_meant
 from mwa_lightning.errors import CheckpointError, ConfigError, DataError
-from mwa_lightning.report.tables import RECALLS
 from mwa_lightning.system.regular_files import NotAFile, require_file
-from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.rules import rules_of
 
 BUILT_IN = ("scenes", "scenes_nlvr2")  # made where they are missing
 
@@ -64,18 +62,8 @@ def check_model(config: DictConfig) -> None:
 
 
 def check_task(config: DictConfig) -> None:
-    """Check the task against the data: captions are retrieved, labelled statements are classified."""
-    statements = config.data._target_.endswith(".StatementDataModule")
-    if statements and not about_statements(config):
-        raise ConfigError(
-            f"data={config.data.layout} holds labelled statements, and task={config.task.name} wants captions: take "
-            "task=reasoning or task=entailment, or choose another data="
-        )
-    if about_statements(config) and not statements:
-        raise ConfigError(
-            f"data={config.data.layout} holds captions without labels, and task={config.task.name} wants labelled "
-            "statements: take data=nlvr2, snli_ve, statements or scenes_nlvr2, or task=retrieval"
-        )
+    """Check the task against the data."""
+    rules_of(config).check_data(config)
 
 
 def check_data(config: DictConfig) -> None:
@@ -106,17 +94,14 @@ def check_training(config: DictConfig) -> None:
         raise ConfigError("adapter=none trains nothing: choose another adapter, or evaluate with mwa-eval")
     if config.training.get("find_lr"):
         _check_range_test(config)
-    processes = 1 if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
-    if config.training.zero_shot and about_statements(config):
+    processes = None if trainer.devices == "auto" else trainer.devices * trainer.num_nodes
+    rules = rules_of(config)
+    if config.training.zero_shot and not rules.has_zero_shot:
         raise ConfigError(
             f"training.zero_shot=true: task={config.task.name} has no zero-shot metrics, its head is new; set "
             "training.zero_shot=false"
         )
-    if not about_statements(config) and trainer.devices != "auto" and config.data.batch_size * processes < 2:
-        raise ConfigError(
-            f"data.batch_size={config.data.batch_size} on {processes} process makes a global batch of one, "
-            "which has no negatives; take at least 2"
-        )
+    rules.check_training(config, processes=processes)
     check_precision(config)
     if config.trainer.strategy == "fsdp" and config.task.get("queue_size") is not None:
         raise ConfigError(
@@ -173,20 +158,11 @@ def check_precision(config: DictConfig) -> None:
 
 def check_measured(config: DictConfig, figure: str, *, key: str) -> None:
     """Refuse to choose by a metric that there will not be, or of which less is better: the highest is the best."""
-    if about_statements(config):
-        # The data decides whether there is a consistency, and which subsets.
-        if not re.fullmatch(r"val/(.+/)?(accuracy|consistency)", figure):
-            raise ConfigError(
-                f"{key}={figure}: nothing can be chosen by it; take val/accuracy, val/consistency, or either of a "
-                "subset, such as val/balanced/accuracy"
-            )
-        return
-    figures = [f"val/{name}" for name in RECALLS]
-    if config.data.one_k:
-        figures += [f"val/1k/{name}" for name in RECALLS]
-    if figure not in figures:
-        hint = did_you_mean(figure, figures)
-        raise ConfigError(f"{key}={figure}: nothing can be chosen by it.{hint} Take one of {', '.join(figures)}")
+    rules = rules_of(config)
+    if not rules.is_measured(config, figure):
+        metrics = rules.metrics(config)
+        hint = did_you_mean(figure, metrics)
+        raise ConfigError(f"{key}={figure}: nothing can be chosen by it.{hint} Take one of {', '.join(metrics)}")
 
 
 def _image_fits_patches(backbone: DictConfig) -> None:

@@ -26,24 +26,21 @@ from mwa_lightning.data.text.subwords import make_tokenizer
 from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.errors import CheckpointError, ConfigError, shorten
 from mwa_lightning.hub_access import HUB
-from mwa_lightning.tasks.heads import EmbeddingHeads, retrieval_heads
-from mwa_lightning.tasks.kinds import about_statements
-from mwa_lightning.tasks.model import AdaptedModel, ReasoningModel, RetrievalModel
-from mwa_lightning.tasks.reasoning_heads import ReasoningHeads, StatementShape, reasoning_heads
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.tasks.base import AdaptationTask
+from mwa_lightning.tasks.model import AdaptedModel
+from mwa_lightning.training.assembly.instantiating import class_of, instantiate
 
 log = logging.getLogger(__name__)
 
 RANDOM = "random"
 
-# What a model for statements is made for where neither data nor an adapter file says it: NLVR2, SNLI-VE.
-USUAL_SHAPES = {
-    "reasoning": StatementShape(images=2, classes=("False", "True")),
-    "entailment": StatementShape(images=1, classes=("contradiction", "neutral", "entailment")),
-}
+
+def task_class(config: DictConfig) -> type[AdaptationTask[Any, Any]]:
+    """The class of the task of a configuration. Raises ConfigError if there is none."""
+    return class_of(config.task, group="task", base=AdaptationTask)  # type: ignore[type-abstract]
 
 
-def build_model(config: DictConfig, shape: StatementShape | None = None) -> tuple[AdaptedModel, Tokenizer]:
+def build_model(config: DictConfig, shape: Any = None) -> tuple[AdaptedModel, Tokenizer]:
     """The model of a configuration, weights read and adapter attached, and the tokenizer of its backbone.
 
     `shape` is that of the statements, where the task is about some; without it, that of the task's usual data.
@@ -77,9 +74,7 @@ def image_options(config: DictConfig) -> dict[str, Any]:
     return {key: config.backbone[key] for key in ("image_size", "resize", "interpolation")}
 
 
-def build_backbone(
-    config: DictConfig, shape: StatementShape | None = None
-) -> tuple[Backbone, EmbeddingHeads | ReasoningHeads]:
+def build_backbone(config: DictConfig, shape: Any = None) -> tuple[Backbone, nn.Module]:
     """The backbone and the task's heads with the weights of `backbone.checkpoint`; `random` draws from the seed.
 
     Heads that the file does not have are freshly drawn, and named in the log. Raises CheckpointError if these are to be
@@ -93,11 +88,7 @@ def build_backbone(
         )
     torch.manual_seed(config.seed)
     backbone: Backbone = instantiate(node, group="backbone", base=Backbone)
-    heads: EmbeddingHeads | ReasoningHeads
-    if about_statements(config):
-        heads = reasoning_heads(backbone, shape or USUAL_SHAPES[config.task.name])
-    else:
-        heads = retrieval_heads(backbone)
+    heads = task_class(config).make_heads(backbone, shape, name=config.task.name)
     if node.checkpoint == RANDOM:
         backbone.fingerprint = fingerprint(dict(backbone.named_parameters()))
         log.warning("%s has random weights, as asked for", node.name)
@@ -106,9 +97,9 @@ def build_backbone(
     return backbone, heads
 
 
-def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads) -> None:
+def _read_weights(config: DictConfig, backbone: Backbone, heads: nn.Module) -> None:
     """Fill backbone and heads from `backbone.checkpoint`, and name in the log what stays as it was drawn."""
-    part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
+    part = getattr(heads, "pretrained", heads)
     report = load_backbone(backbone, part, config.backbone.checkpoint, key=config.backbone.get("checkpoint_key"))
     log.info("%s", report)
     may_be_read = {id(parameter) for parameter in part.parameters()}
@@ -118,11 +109,8 @@ def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads 
     fresh = [*(name for name in report.new if name.startswith("heads.")), *beside]
     if not fresh or not config.adapter._target_.endswith(".NoAdapter"):
         return
-    if about_statements(config):
-        raise CheckpointError(
-            f"{config.backbone.checkpoint}: has no head for these statements ({shorten(fresh, 2)}), and adapter=none "
-            "trains none; train one, or give a file that was fine-tuned for the task"
-        )
+    if why := task_class(config).untrained(shorten(fresh, 2)):
+        raise CheckpointError(f"{config.backbone.checkpoint}: {why}")
     log.warning(
         "%s: has no heads for retrieval (%s), and adapter=none trains none: similarities mean nothing; give a file "
         "that was tuned contrastively",
@@ -131,9 +119,7 @@ def _read_weights(config: DictConfig, backbone: Backbone, heads: EmbeddingHeads 
     )
 
 
-def attach(
-    config: DictConfig, backbone: Backbone, heads: EmbeddingHeads | ReasoningHeads, *, start: bool = False
-) -> AdaptedModel:
+def attach(config: DictConfig, backbone: Backbone, heads: nn.Module, *, start: bool = False) -> AdaptedModel:
     """Attach the adapter of a configuration, with the weights of `adapter.checkpoint` if there are any.
 
     Its initial values depend on the seed alone, not on what was done before. To `start` training, the file may be of
@@ -144,11 +130,7 @@ def attach(
         _check_settings(config, path)
     torch.manual_seed(config.seed)
     adapter: AdapterMethod = instantiate(config.adapter, group="adapter", base=AdapterMethod)
-    model: AdaptedModel
-    if isinstance(heads, ReasoningHeads):
-        model = ReasoningModel(backbone=backbone, adapter=adapter, heads=heads)
-    else:
-        model = RetrievalModel(backbone=backbone, adapter=adapter, heads=heads)
+    model = task_class(config).make_model(backbone, adapter, heads)
     if path is not None:
         if isinstance(adapter, NoAdapter):
             raise ConfigError("adapter.checkpoint: adapter=none has nothing to load; choose the adapter of the file")
@@ -190,7 +172,7 @@ def _of_other_task(config: DictConfig, path: Path) -> bool:
 def _start_from(path: Path, config: DictConfig, model: AdaptedModel) -> None:
     """Fill what fits from the adapter file of another task, on this form of the backbone or on that for one image."""
     backbone, heads = model.backbone, model.heads
-    part = heads.pretrained if isinstance(heads, ReasoningHeads) else heads
+    part = getattr(heads, "pretrained", heads)
     identity = read_header(path).fingerprint
     sources: dict[str, str] | None = None
     if identity == backbone.one_image_fingerprint:
@@ -214,29 +196,19 @@ def _check_origin(path: Path, task: str, model: AdaptedModel) -> None:
     trained_for = header.task or task
     if trained_for != task:
         raise CheckpointError(f"{path}: was trained for task={trained_for}, not for task={task}; choose its task")
-    if isinstance(model, ReasoningModel) and header.images is not None:
-        trained = StatementShape(header.images, header.classes)
-        if trained != model.heads.shape:
-            raise CheckpointError(
-                f"{path}: was trained on {trained}, and these statements have {model.heads.shape}; take data like its "
-                f"own, or set data.classes=[{','.join(trained.classes)}]"
-            )
+    model.check_trained_on(path, images=header.images, classes=header.classes)
 
 
 def adapter_metadata(config: DictConfig, model: AdaptedModel) -> dict[str, Any]:
     """What `adapter.safetensors` says of itself."""
     backbone = model.backbone
-    statements = {}
-    if isinstance(model, ReasoningModel):
-        shape = model.heads.shape
-        statements = {"images": shape.images, "classes": list(shape.classes)}
     node, about_backbone = (OmegaConf.to_container(part, resolve=True) for part in (config.adapter, config.backbone))
     assert isinstance(node, dict)
     assert isinstance(about_backbone, dict)
     return {
         "method": str(config.adapter._target_).rsplit(".", 1)[-1],
         "task": str(config.task.name),
-        **statements,
+        **model.metadata(),
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
         "version": mwa_lightning.__version__,

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,7 @@ from pydantic.errors import PydanticUserError
 from mwa_lightning.errors import ConfigError, UserError, one_line
 from mwa_lightning.own_modules import make_importable
 
+T = TypeVar("T")
 TARGET = "_target_"
 # Keys of a node that are for us, not for the class that it names.
 OURS = frozenset(
@@ -53,6 +54,11 @@ def instantiate(node: DictConfig, *, group: str = "", base: type = object, **fur
         if _is_ours(kind):
             raise
         raise ConfigError(f"{_named(node, group)}: cannot be made: {first_line(error)}") from error
+
+
+def class_of(node: DictConfig, *, group: str, base: type[T]) -> type[T]:
+    """The class that a node's `_target_` names. Raises ConfigError if it cannot be had or is no `base`."""
+    return _class_of(str(node[TARGET]), what=_named(node, group), base=base)
 
 
 def checked(

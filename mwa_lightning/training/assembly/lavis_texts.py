@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mwa_lightning.adapters.files.adapter_file import is_ours
 from mwa_lightning.adapters.files.released_modex import holds_modex
 from mwa_lightning.backbones.checkpoints import read_state
-from mwa_lightning.tasks.kinds import about_statements
+from mwa_lightning.tasks.rules import rules_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def settle_texts(config: DictConfig, *, always: bool = False) -> None:
     changed = {}
     if always or (backbone.text_cleaning, backbone.max_words) in _OF_THE_FAMILY:
         changed = {"text_cleaning": CLEANING, "max_words": WORDS}
-    if about_statements(config) and backbone.max_text_length == _USUAL_LENGTH:
+    if rules_of(config).long_texts and backbone.max_text_length == _USUAL_LENGTH:
         changed["max_text_length"] = _LENGTH_OF_STATEMENTS[backbone.fusion_layers > 0]
     changed = {key: value for key, value in changed.items() if backbone[key] != value}
     for key, value in changed.items():

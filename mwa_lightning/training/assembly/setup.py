@@ -13,14 +13,11 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from mwa_lightning.data.base import SplitDataModule
-from mwa_lightning.data.statement_datamodule import StatementDataModule
 from mwa_lightning.data.text.tokenizers import Tokenizer
 from mwa_lightning.report.chance import beside, no_better_than_guessing, worse_than_frozen
 from mwa_lightning.tasks.base import AdaptationTask
-from mwa_lightning.tasks.kinds import about_statements
 from mwa_lightning.tasks.model import AdaptedModel
-from mwa_lightning.tasks.reasoning_heads import StatementShape
-from mwa_lightning.training.assembly.build import image_options
+from mwa_lightning.training.assembly.build import image_options, task_class
 from mwa_lightning.training.assembly.instantiating import instantiate
 from mwa_lightning.training.assembly.smoke_test import KEY, images_evaluated
 from mwa_lightning.training.assembly.trainer_keys import OWN, understood
@@ -73,13 +70,6 @@ def make_data(
     return data
 
 
-def statement_shape(data: SplitDataModule[Any]) -> StatementShape | None:
-    """What the heads have to fit, where the data is of statements."""
-    if isinstance(data, StatementDataModule):
-        return StatementShape(images=data.images_a_sample, classes=data.classes)
-    return None
-
-
 def make_task(
     config: DictConfig,
     model: AdaptedModel,
@@ -88,7 +78,7 @@ def make_task(
     configure: Callable[[AdaptationTask[Any, Any]], Any] | None = None,
 ) -> AdaptationTask[Any, Any]:
     """The task of a configuration around a model."""
-    further = {} if about_statements(config) else {"one_k": config.data.get("one_k", False)}
+    further = task_class(config).data_options(config.data)
     settings = OmegaConf.masked_copy(config.task, [key for key in config.task if key not in ("name", "monitor")])
     task: AdaptationTask[Any, Any] = instantiate(
         settings, group="task", model=model, keep_predictions=keep_predictions, configure=configure, **further

@@ -20,8 +20,8 @@ from mwa_lightning.backbones.checkpoints.loading import parameters_to_fill
 from mwa_lightning.cli.config.composing import compose_groups
 from mwa_lightning.errors import CheckpointError
 from mwa_lightning.tasks.heads import retrieval_heads
+from mwa_lightning.tasks.reasoning import USUAL_SHAPES
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
-from mwa_lightning.training.assembly.build import USUAL_SHAPES
 from mwa_lightning.training.assembly.instantiating import instantiate
 
 LISTS = {path.name.removesuffix(".tsv.xz"): path for path in (Path(__file__).parent / "keys").glob("*.tsv.xz")}
