@@ -24,6 +24,7 @@ from mwa_lightning.training.assembly.trainer_keys import OWN, understood
 from mwa_lightning.training.callbacks.coordinator import CoordinatorWeights
 from mwa_lightning.training.distributed.fsdp_strategy import FSDP, ShardedStrategy
 from mwa_lightning.training.distributed.processes import Processes, WorkerStrategy, with_settings
+from mwa_lightning.training.lightning_private import end_epochs_once, leave_signals
 from mwa_lightning.training.runs.run_directory import RunDirectory, new_directory
 
 
@@ -143,13 +144,8 @@ def make_trainer(
             num_sanity_val_steps=0,
             default_root_dir=run.path,
         )
-    # Signals are noted by `signals`. Lightning's handlers save in mid-step, each rank at its own, and what it asks
-    # about SIGTERM in every step waits for the device.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    # With max_steps Lightning ends an epoch that was through a second time when it goes on from there; the number of
-    # steps is kept all the same.
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    leave_signals(trainer)
+    end_epochs_once(trainer)
     return trainer
 
 

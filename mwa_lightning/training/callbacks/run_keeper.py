@@ -20,6 +20,7 @@ from mwa_lightning.training.callbacks.ema import WeightAverage
 from mwa_lightning.training.callbacks.guards import NonFiniteGuard
 from mwa_lightning.training.callbacks.stopping import StopAgreement
 from mwa_lightning.training.distributed.processes import gathered
+from mwa_lightning.training.lightning_private import log_training_step
 from mwa_lightning.training.loggers.base import LosableLogger
 from mwa_lightning.training.loggers.making import TableLogger
 from mwa_lightning.training.optim import LOGITS
@@ -211,7 +212,7 @@ class RunKeeper(pl.Callback):
         if due or stops:
             # Lightning logs a step's figures after this hook: the checkpoint would come without its last
             # step's, which would be lost if the run were killed in between. The table takes them once.
-            trainer._logger_connector.update_train_step_metrics()
+            log_training_step(trainer)
             self._save(trainer, epoch=trainer.current_epoch, batches=batch_idx + 1)
         if stops:
             self.stop.stop(trainer)

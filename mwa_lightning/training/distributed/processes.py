@@ -26,9 +26,7 @@ from lightning.fabric.plugins.environments import (
     LightningEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.fabric.utilities.distributed import _init_dist_connection
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import distributed, nn
 from torch.distributed.constants import default_pg_timeout
@@ -39,6 +37,7 @@ from mwa_lightning.report.terminal import complain
 from mwa_lightning.system.signals import held_back
 from mwa_lightning.system.slurm import Step, step
 from mwa_lightning.training.distributed.gradient_reduction import mean_in_order_of_ranks
+from mwa_lightning.training.lightning_private import SubprocessScriptLauncher, init_dist_connection
 
 # What Lightning and we set for the processes of a run, and would leave behind in ours.
 _ENVIRONMENT = (
@@ -179,7 +178,7 @@ class Processes:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
             backend, options["device_id"] = "nccl", device
-        _init_dist_connection(TorchElasticEnvironment(), backend, **options)
+        init_dist_connection(TorchElasticEnvironment(), backend, **options)
         has_met.set()
 
     def finish(self) -> None:
@@ -340,7 +339,7 @@ class WorkerStrategy(DDPStrategy):
             self.model.register_comm_hook(None, mean_in_order_of_ranks)
 
 
-class WorkerLauncher(_SubprocessScriptLauncher):
+class WorkerLauncher(SubprocessScriptLauncher):
     """Lightning's launcher; only the command of the further processes, and who watches them, is ours."""
 
     def __init__(self, *arguments: Any, processes: Processes) -> None:
