@@ -51,11 +51,12 @@ class GatedAdamW(torch.optim.AdamW):
 
     gate: Tensor | None = None
 
-    def _init_group(self, group: dict[str, Any], *filled: list[Tensor]) -> bool:
+    def _init_group(self, group: dict[str, Any], *filled: list[Tensor] | bool) -> bool:
         """As in torch, but of sharded tensors this process's parts: a step takes each number by itself."""
         is_complex: bool = super()._init_group(group, *filled)
         for tensors in filled:
-            tensors[:] = map(own_part, tensors)
+            if isinstance(tensors, list):  # up to torch 2.7 `amsgrad` stands among them
+                tensors[:] = map(own_part, tensors)
         return is_complex
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

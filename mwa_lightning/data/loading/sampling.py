@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from mwa_lightning.errors import ConfigError, counted
 
@@ -164,6 +164,7 @@ class ShardSampler(Sampler[list[int]]):
 
     def __init__(self, *, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         assert 0 <= rank < world_size
+        self.sampler = SequentialSampler(range(length))  # Lightning 2.5 asks it whether the order is random
         self._start, self._stop = rank_slice(length=length, rank=rank, world_size=world_size)
         largest = -(-length // world_size)
         self._batches = -(-largest // batch_size)
