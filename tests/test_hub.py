@@ -31,7 +31,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError
 from mwa_lightning.hub import Loaded
 from mwa_lightning.tasks.model import RetrievalModel
 from mwa_lightning.training.assembly.build import adapter_metadata
-from mwa_lightning.training.assembly.instantiating import OURS
+from mwa_lightning.training.instantiating import OURS
 from tests.parity import plain_bert
 
 TINY = compose_groups("train", {"backbone": "beit3_tiny"}).backbone

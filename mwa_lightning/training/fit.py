@@ -29,7 +29,6 @@ from mwa_lightning.system.slurm import batch_job
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter_table
 from mwa_lightning.training.assembly.build import adapter_metadata, attach, build_backbone, build_tokenizer, task_class
-from mwa_lightning.training.assembly.instantiating import checked
 from mwa_lightning.training.assembly.lavis_texts import settle_texts
 from mwa_lightning.training.assembly.settled_weights import settle_weights
 from mwa_lightning.training.assembly.setup import (
@@ -47,6 +46,7 @@ from mwa_lightning.training.assembly.trainer_keys import check_trainer_keys, und
 from mwa_lightning.training.callbacks.coordinator import CoordinatorFigures, check_saving
 from mwa_lightning.training.callbacks.ema import WeightAverage
 from mwa_lightning.training.callbacks.examples import Examples
+from mwa_lightning.training.callbacks.from_config import check_callbacks, make_callbacks
 from mwa_lightning.training.callbacks.guards import MissingGradientGuard, NonFiniteGuard
 from mwa_lightning.training.callbacks.journal import Journal
 from mwa_lightning.training.callbacks.run_keeper import Pace, PositionSeeds, Progress, RunKeeper
@@ -54,9 +54,10 @@ from mwa_lightning.training.callbacks.stopping import StopAgreement, stopping
 from mwa_lightning.training.distributed.cpus import settle_cpus
 from mwa_lightning.training.distributed.processes import Processes, gathered, processes_of
 from mwa_lightning.training.find_lr import find_lr
+from mwa_lightning.training.instantiating import checked
 from mwa_lightning.training.lightning_warnings import quiet
 from mwa_lightning.training.loggers.base import Outcome
-from mwa_lightning.training.loggers.making import TableLogger, close, conclude, make_loggers
+from mwa_lightning.training.loggers.making import TableLogger, check_logger, close, conclude, make_loggers
 from mwa_lightning.training.optim import make_scheduler, optimizer_of, own_learning_rate
 from mwa_lightning.training.runs import provenance
 from mwa_lightning.training.runs.checkpointing import CheckpointFiles
@@ -102,6 +103,8 @@ def fit(config: DictConfig, signals: Signals | None = None) -> dict[str, float]:
         settle_texts(config)
         check_trainer_keys(config, trains=True)
         checked(config.adapter, group="adapter", base=AdapterMethod)
+        check_logger(config.logger)
+        check_callbacks(config.callbacks)
         # Until no process of the run is left.
         run = after_all.enter_context(directory_of_run(config, processes, name=config.name or "run", job=batch_job()))
         with stopping(config, stop, processes, run):
@@ -322,6 +325,7 @@ def _callbacks(
     ]
     if config.logger.get("examples"):
         callbacks.append(Examples(count=config.logger.examples))
+    callbacks += make_callbacks(config.callbacks)
     if config.training.ema_decay is not None:
         callbacks.append(WeightAverage(decay=config.training.ema_decay))
     if bar:

@@ -26,7 +26,7 @@ from mwa_lightning.tasks.model import AdaptedModel, parameter_figures, parameter
 from mwa_lightning.tasks.reasoning import USUAL_SHAPES
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
 from mwa_lightning.training.assembly.build import attach as attach_configured
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 SEPARATE: tuple[Stream, ...] = ("vision", "text")
 FUSED: tuple[Stream, ...] = ("vision", "text", "fusion")

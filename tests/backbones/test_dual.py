@@ -23,7 +23,7 @@ from mwa_lightning.errors import ConfigError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.model import RetrievalModel, trained_parameters
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 CLIP: dict[str, Any] = {
     "name": "test_clip", "form": "clip", "activation": "quick_gelu", "norm_epsilon": 1e-5,

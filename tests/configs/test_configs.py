@@ -16,9 +16,9 @@ from mwa_lightning.cli.config.groups import group_options, groups_of
 from mwa_lightning.cli.config.schema import RULES
 from mwa_lightning.cli.config.search_path import config_directory
 from mwa_lightning.training.assembly.build import attach, build_backbone
-from mwa_lightning.training.assembly.instantiating import instantiate
 from mwa_lightning.training.assembly.setup import make_task, make_trainer
 from mwa_lightning.training.distributed.processes import Processes
+from mwa_lightning.training.instantiating import instantiate
 from mwa_lightning.training.runs.run_directory import RunDirectory
 
 FILES = sorted(path.relative_to(config_directory()) for path in config_directory().rglob("*.yaml"))

@@ -12,7 +12,7 @@ import torch
 from mwa_lightning.cli.config.composing import compose_groups
 from mwa_lightning.cli.config.groups import group_options
 from mwa_lightning.tasks.heads import retrieval_heads
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,10 +24,12 @@ from mwa_lightning.errors import ConfigError, shorten
 from mwa_lightning.system.plain_files import read_yaml
 from mwa_lightning.system.shell_words import to_type
 
-# Its keys are those of a class of another library, of which the YAML files name but some.
-ADDABLE = "trainer."
+# Keys may be added: those of Lightning's Trainer, of which the YAML files name but some, and callbacks by any name.
+ADDABLE = ("trainer.", "callbacks.")
 # Groups of ours whose choices name a class; each of its keys is an argument of the class or read by us.
 PARTS = ("backbone", "adapter", "task", "data")
+# Loggers of ours, by the `name` in their files; of any other the file names the class.
+LOGGERS = ("csv", "tensorboard", "wandb")
 # What says what was chosen: read by us, and never taken away.
 _IDENTITY = ("_target_", "name", "layout", "official", "checkpoint")
 
@@ -119,6 +121,8 @@ def _compose_groups(
     for group in PARTS:
         if group in config and config[group] is not None:
             _check_part(config, group, made.get(group))
+    if "logger" in config and "_target_" not in config.logger and str(config.logger.get("name")) not in LOGGERS:
+        _check_part(config, "logger", made.get("logger"))
     if "name" in config and config.name is None:
         config.name = made.get("experiment") or "_".join(
             str(made[group]).replace("/", "_") for group in ("adapter", "backbone", "data")
@@ -174,6 +178,7 @@ def apply(config: DictConfig, request: Request) -> None:
         _add(config, f"+{key}", value, existing)
     for key, value in request.removed.items():
         _remove(config, key, value, existing)
+    _check_callbacks(config)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -181,6 +186,19 @@ def apply(config: DictConfig, request: Request) -> None:
     for key in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{key}=???: stands for a value that is still missing; give one")
     check_values(config)
+
+
+def _check_callbacks(config: DictConfig) -> None:
+    """Raise ConfigError if a key of `callbacks` is neither one of ours nor the node of a class."""
+    for name, node in config.get("callbacks", {}).items():
+        key = f"callbacks.{name}"
+        if rule_of(config, key) is None and not (
+            isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
+        ):
+            raise ConfigError(
+                f"{key}: is no setting of ours and names no class; a callback is {key}._target_=MODULE.CLASS, and its "
+                f"options are {key}.OPTION=..."
+            )
 
 
 def _add(config: DictConfig, word: str, value: Any, existing: Sequence[str]) -> None:

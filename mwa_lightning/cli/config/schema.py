@@ -414,9 +414,9 @@ def is_ours(target: object) -> bool:
 
 
 def rule_of(config: Mapping[Any, Any], key: str) -> Rule | None:
-    """The rule of a key, if it has one: an adapter from elsewhere may mean something else by the same name."""
+    """The rule of a key, if it has one: a class from elsewhere may mean something else by the same name."""
     group = key.partition(".")[0]
-    node = config.get(group) if group == "adapter" else None
+    node = config.get(group) if group in ("adapter", "logger") else None
     if isinstance(node, Mapping | DictConfig) and not is_ours(node.get("_target_")) and key not in _OF_ANY_ADAPTER:
         return None
     return RULES.get(key)

@@ -28,7 +28,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError, shorten
 from mwa_lightning.hub_access import HUB
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.model import AdaptedModel
-from mwa_lightning.training.assembly.instantiating import class_of, instantiate
+from mwa_lightning.training.instantiating import class_of, instantiate
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from mwa_lightning.report.chance import beside, no_better_than_guessing, worse_t
 from mwa_lightning.tasks.base import AdaptationTask
 from mwa_lightning.tasks.model import AdaptedModel
 from mwa_lightning.training.assembly.build import image_options, task_class
-from mwa_lightning.training.assembly.instantiating import instantiate
 from mwa_lightning.training.assembly.smoke_test import KEY, images_evaluated
 from mwa_lightning.training.assembly.trainer_keys import OWN, understood
 from mwa_lightning.training.callbacks.coordinator import CoordinatorWeights
 from mwa_lightning.training.distributed.fsdp_strategy import FSDP, ShardedStrategy
 from mwa_lightning.training.distributed.processes import Processes, WorkerStrategy, with_settings
+from mwa_lightning.training.instantiating import instantiate
 from mwa_lightning.training.lightning_private import end_epochs_once, leave_signals
 from mwa_lightning.training.runs.run_directory import RunDirectory, new_directory
 

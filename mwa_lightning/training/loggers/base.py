@@ -101,6 +101,28 @@ def losable(
     return attempt
 
 
+def never_stops_a_run(logger: Logger, *, title: str) -> None:
+    """Have the first failure of a logger of any class warned of, and the logger not called any more."""
+    lost = False
+
+    def guarded(method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def attempt(*arguments: Any, **options: Any) -> None:
+            nonlocal lost
+            if lost:
+                return
+            try:
+                method(*arguments, **options)
+            except Exception as error:
+                lost = True
+                warn_of_loss(title, error)
+
+        return attempt
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
+        setattr(logger, name, guarded(getattr(logger, name)))
+
+
 def warn_of_loss(title: str, error: Exception) -> None:
     """Say which logger takes nothing more, and why."""
     reason = error.__cause__ or error  # Lightning's own error says less than what it came from

@@ -1,9 +1,10 @@
-"""Where the figures of a run go: always a CSV file, besides it TensorBoard or Weights & Biases."""
+"""Where the metrics of a run go: always a CSV file, besides it TensorBoard, Weights & Biases or another logger."""
 
 from __future__ import annotations
 
 import csv
 import errno
+import inspect
 import io
 import logging
 import math
@@ -19,7 +20,8 @@ from omegaconf import DictConfig
 from mwa_lightning.errors import ConfigError, StorageError
 from mwa_lightning.made import note_made
 from mwa_lightning.system.whole_files import writing
-from mwa_lightning.training.loggers.base import LosableLogger, Outcome, warn_of_loss
+from mwa_lightning.training.instantiating import TARGET, checked, instantiate
+from mwa_lightning.training.loggers.base import LosableLogger, Outcome, never_stops_a_run, warn_of_loss
 from mwa_lightning.training.runs.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,9 @@ class TableLogger(Logger):
 def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
     """The table, and what `logger` asks for. Raises ConfigError if it is not installed or nobody is logged in."""
     loggers: list[Logger] = [TableLogger(path=run.metrics_table)]
-    if config.logger.name == "tensorboard":
+    if TARGET in config.logger:
+        loggers.append(_by_target(config.logger, run))
+    elif config.logger.name == "tensorboard":
         from mwa_lightning.training.loggers.tensorboard_logger import LosableTensorBoardLogger
 
         try:
@@ -122,6 +126,23 @@ def make_loggers(config: DictConfig, run: RunDirectory) -> list[Logger]:
         except (OSError, StorageError) as error:  # of what is in the way in its folder
             warn_of_loss("W&B", error)
     return loggers
+
+
+def check_logger(node: DictConfig) -> None:
+    """Raise ConfigError if a logger names a class that cannot be had, or is no Logger of Lightning's."""
+    if TARGET in node:
+        checked(node, group="logger", base=Logger, further=("save_dir",))
+
+
+def _by_target(node: DictConfig, run: RunDirectory) -> Logger:
+    """A logger of any class, which writes to the run directory unless told otherwise."""
+    kind, options = checked(node, group="logger", base=Logger, further=("save_dir",))
+    takes_folder = "save_dir" in inspect.signature(kind).parameters and "save_dir" not in options
+    logger: Logger = instantiate(
+        node, group="logger", base=Logger, **({"save_dir": str(run.path)} if takes_folder else {})
+    )
+    never_stops_a_run(logger, title=kind.__name__)
+    return logger
 
 
 def conclude(loggers: Sequence[Logger], outcome: Outcome) -> None:

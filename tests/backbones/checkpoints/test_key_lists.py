@@ -22,7 +22,7 @@ from mwa_lightning.errors import CheckpointError
 from mwa_lightning.tasks.heads import retrieval_heads
 from mwa_lightning.tasks.reasoning import USUAL_SHAPES
 from mwa_lightning.tasks.reasoning_heads import reasoning_heads
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 LISTS = {path.name.removesuffix(".tsv.xz"): path for path in (Path(__file__).parent / "keys").glob("*.tsv.xz")}
 # Neighbours of ALBEF's form for two images share these.

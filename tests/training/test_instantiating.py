@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mwa_lightning.adapters.base import AdapterMethod
 from mwa_lightning.errors import ConfigError
-from mwa_lightning.training.assembly.instantiating import instantiate
+from mwa_lightning.training.instantiating import instantiate
 
 OWN = """
 from pathlib import Path

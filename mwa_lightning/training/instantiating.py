@@ -79,7 +79,7 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    inner = [frame for frame in frames if not Path(frame.filename).is_relative_to(Path(__file__).parents[2])]
+    inner = [frame for frame in frames if not Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
     return f"{inner[-1].filename}, line {inner[-1].lineno}: {said}" if inner else said
 
 
