@@ -286,7 +286,7 @@ class Block(nn.Module):
 
         A block without cross-attention only tells its slots of the memory: that its tokens meet an image later.
         """
-        fused = len(segments) > 1 or bool(memory)
+        fused = len(segments) > 1 or len(memory) > 0
         entered = segments = self._call("block", "input", segments, segments, mask, fused)
         segments = self._branch(
             "self_attn", self.attention_norm, lambda fed: self.attention(fed, mask), segments, mask, fused

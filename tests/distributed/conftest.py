@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 
 from mwa_lightning.cli import train
+from mwa_lightning.cli.config.consistency import LEAST_FSDP
 from mwa_lightning.data.scenes.writing import write_scenes
 from mwa_lightning.training.callbacks.run_keeper import RunKeeper
 
@@ -24,6 +27,9 @@ COMMON = (
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=8")
 ONE = ("trainer=cpu", "data.batch_size=16")
 
+needs_fsdp = pytest.mark.skipif(
+    Version(version("torch")) < Version(LEAST_FSDP), reason=f"fsdp needs torch {LEAST_FSDP} or newer"
+)
 Train = Callable[..., int]
 
 

@@ -94,7 +94,7 @@ def test_join__waits_half_an_hour(
     called: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(module, "_init_dist_connection", lambda _, backend, **more: called.append((backend, more)))
+    monkeypatch.setattr(module, "init_dist_connection", lambda _, backend, **more: called.append((backend, more)))
     Processes(config(devices=2, accelerator=accelerator)).join()
     assert called == [(backend, {"timeout": timedelta(minutes=30), **further})]
 

@@ -20,9 +20,11 @@ from mwa_lightning.data.samples.records import TrainBatch
 from mwa_lightning.data.scenes.writing import write_scenes_nlvr2
 from mwa_lightning.tasks.losses import functions as losses
 from mwa_lightning.tasks.retrieval import RetrievalTask
-from tests.distributed.conftest import stop_after_first_save
+from tests.distributed.conftest import needs_fsdp, stop_after_first_save
 
 Train = Callable[..., int]
+
+pytestmark = needs_fsdp
 
 SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32")
 

@@ -27,9 +27,10 @@ from mwa_lightning.training.assembly.setup import make_task
 from mwa_lightning.training.callbacks.guards import _not_finite_anywhere
 from mwa_lightning.training.optim import make_optimizer
 from scripts.adapter_grid import CELLS, Cell, build, composed, refusal
+from tests.distributed.conftest import needs_fsdp
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.timeout(1800)  # 27 combinations by three ways
+pytestmark = [needs_fsdp, pytest.mark.timeout(1800)]  # 27 combinations by three ways
 
 
 # How the seven samples of the global batch fall to the processes: an uneven last batch, a process without any.

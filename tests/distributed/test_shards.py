@@ -18,7 +18,7 @@ from mwa_lightning.data.shards.index import shard_name
 from mwa_lightning.data.shards.store import open_shards
 from mwa_lightning.data.sources import find_source
 from mwa_lightning.training.runs.checkpointing import LAST, CheckpointFiles
-from tests.distributed.conftest import COMMON, TWO
+from tests.distributed.conftest import COMMON, TWO, needs_fsdp
 from tests.leftovers import left_by
 
 Train = Callable[..., int]
@@ -52,6 +52,7 @@ def test_train__as_from_files(workers: int, train_two: Train, whole: Path, packe
     assert left_by(tmp_path / "run") == left_by(whole)
 
 
+@needs_fsdp
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_train__sharded_weights_too(train_two: Train, scenes: Path, packed: Path, tmp_path: Path) -> None:

@@ -184,8 +184,9 @@ def _unpickle(path: Path, *, mapped: bool, shapes_only: bool) -> object:
         refused = _REFUSED_GLOBAL.search(str(error))
         if refused is None:
             raise _unreadable(path) from error
+        asked = (refused[1] or refused[2]).removeprefix("builtins.")
         raise CheckpointError(
-            f"{path}: refused, it asks for {refused[1] or refused[2]}, which may run code (nothing was run); "
+            f"{path}: refused, it asks for {asked}, which may run code (nothing was run); "
             "give the same weights as safetensors, or a file with the state dict alone"
         ) from error
     # A damaged file makes the unpickler fail in many ways, all of them of the file and none of ours.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from omegaconf import DictConfig
+from packaging.version import Version
 
 from mwa_lightning.cli.config.schema import is_ours
 from mwa_lightning.cli.config.suggesting import did_you_mean, path_meant
@@ -14,6 +16,7 @@ from mwa_lightning.errors import CheckpointError, ConfigError, DataError
 from mwa_lightning.system.regular_files import NotAFile, require_file
 from mwa_lightning.tasks.rules import rules_of
 
+LEAST_FSDP = "2.7"  # of torch: the first whose `fully_shard` can leave scalars whole
 BUILT_IN = ("scenes", "scenes_nlvr2")  # made where they are missing
 
 
@@ -139,6 +142,11 @@ def check_precision(config: DictConfig) -> None:
     if trainer.precision in ("16-mixed", "64-true") and trainer.strategy == "fsdp":
         # The scaler of 16-mixed would look at one process's part of the gradients only; Lightning has no other FSDP.
         raise ConfigError(f"{key} does not go with trainer.strategy=fsdp: take bf16-mixed or 32")
+    if trainer.strategy == "fsdp" and Version(version("torch")) < Version(LEAST_FSDP):
+        raise ConfigError(
+            f"trainer.strategy=fsdp: needs torch {LEAST_FSDP} or newer, and {version('torch')} is installed; take "
+            "trainer.strategy=ddp, or install a newer one"
+        )
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         raise ConfigError(f"{key} needs trainer.accelerator=gpu; on the CPU take bf16-mixed or 32")
     averaged = [
