@@ -174,7 +174,7 @@ class RetrievalTask(AdaptationTask[RetrievalModel, RetrievalRecall]):
 
     @property
     def contrasts_one_batch(self) -> bool:
-        return self.queue_size is None
+        return self.queue is None
 
     @property
     def samples_to_fit(self) -> int:
