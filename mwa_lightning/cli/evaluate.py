@@ -46,6 +46,10 @@ _MAIN_KEYS = (
 )
 
 
+# Groups that an evaluation makes nothing of: classes that they name in a run's configuration are not needed.
+OF_TRAINING = ("callbacks", "logger")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = Command(
@@ -90,7 +94,8 @@ def _of_run(request: Request) -> DictConfig:
     unlike = [group for group in groups if not isinstance(saved.get(group), dict)]
     if unlike:
         raise ConfigError(f"{file} is not the configuration of a run: it has no {unlike[0]}")
-    saved = {key: value for key, value in saved.items() if key not in request.choices and key not in ("run", "run_dir")}
+    left = {"run", "run_dir", *OF_TRAINING, *request.choices}
+    saved = {key: value for key, value in saved.items() if key not in left}
     check_saved(saved, origin=file, typed=request.values.keys() | request.added.keys())
     identities = {"backbone": "name", "task": "name", "data": "layout"}
     named = {group: saved[group].get(key) for group, key in identities.items() if group in saved}

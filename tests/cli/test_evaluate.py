@@ -51,6 +51,17 @@ def test_run__has_the_defaults_of_its_own_choice(
     assert config["data"] == {**chosen["data"], "a_key_of_old": 1}
 
 
+def test_run__classes_of_training_are_not_needed(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of callbacks and loggers an evaluation makes nothing, so it needs no config that names them."""
+    saved = yaml.safe_load((run_directory / "config.yaml").read_text())
+    saved["callbacks"]["mine"] = {"_target_": "nowhere.Callback"}
+    saved["logger"] = {"_target_": "nowhere.Logger"}
+    (run_directory / "config.yaml").write_text(yaml.safe_dump(saved))
+    config = composed(capsys, f"run='{run_directory}'")
+    assert "nowhere" not in yaml.safe_dump(config)
+    assert config["adapter"]["mid_dim"] == 32
+
+
 def test_run__keys_win(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = composed(
         capsys,

@@ -192,9 +192,8 @@ def _check_callbacks(config: DictConfig) -> None:
     """Raise ConfigError if a key of `callbacks` is neither one of ours nor the node of a class."""
     for name, node in config.get("callbacks", {}).items():
         key = f"callbacks.{name}"
-        if rule_of(config, key) is None and not (
-            isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
-        ):
+        names_class = isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
+        if rule_of(config, key) is None and not names_class:
             raise ConfigError(
                 f"{key}: is no setting of ours and names no class; a callback is {key}._target_=MODULE.CLASS, and its "
                 f"options are {key}.OPTION=..."

@@ -26,6 +26,7 @@ from mwa_lightning.training.runs.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
+FOLDER = "logger"  # in the run directory, of a logger of any class
 COLUMNS = ("step", "epoch", "name", "value")
 
 
@@ -135,12 +136,14 @@ def check_logger(node: DictConfig) -> None:
 
 
 def _by_target(node: DictConfig, run: RunDirectory) -> Logger:
-    """A logger of any class, which writes to the run directory unless told otherwise."""
+    """A logger of any class; where it takes a `save_dir` and is given none, it writes to a folder of the run directory.
+
+    It has that folder to itself: Lightning's CSVLogger may remove a metrics.csv that it finds.
+    """
     kind, options = checked(node, group="logger", base=Logger, further=("save_dir",))
     takes_folder = "save_dir" in inspect.signature(kind).parameters and "save_dir" not in options
-    logger: Logger = instantiate(
-        node, group="logger", base=Logger, **({"save_dir": str(run.path)} if takes_folder else {})
-    )
+    further = {"save_dir": str(run.path / FOLDER)} if takes_folder else {}
+    logger: Logger = instantiate(node, group="logger", base=Logger, **further)
     never_stops_a_run(logger, title=kind.__name__)
     return logger
 

@@ -100,18 +100,26 @@ def test_refused__before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def of_class(config: DictConfig, target: str) -> DictConfig:
+def of_class(config: DictConfig, target: str, **options: str) -> DictConfig:
     """The configuration with a logger of a class, as a file of the group `logger` names it."""
-    config.logger = {"_target_": target, "name": "mine"}
+    config.logger = {"_target_": target, "name": "mine", **options}
     return config
 
 
 def test_logger__of_any_class_beside_the_table(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("trainer.max_steps=2", "trainer.log_every_n_steps=1")
     fit(of_class(config, "lightning.pytorch.loggers.CSVLogger"))
-    rows = (tmp_path / "run/mine/version_0/metrics.csv").read_text().splitlines()
+    rows = (tmp_path / "run/logger/mine/version_0/metrics.csv").read_text().splitlines()
     assert "train/loss" in rows[0].split(",")
     assert (tmp_path / "run/metrics.csv").read_text().count(",train/loss,") == 2
+
+
+def test_logger__removes_nothing_of_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Lightning's CSVLogger, told to write to no folder below its own, removes the metrics.csv that lies there."""
+    config = make_config("trainer.max_steps=2")
+    fit(of_class(config, "lightning.pytorch.loggers.CSVLogger", name="", version=""))
+    assert (tmp_path / "run/logger/metrics.csv").is_file()
+    assert (tmp_path / "run/metrics.csv").read_text().startswith("step,epoch,name,value\n")
 
 
 def test_logger__that_is_none(make_config: MakeConfig, tmp_path: Path) -> None:
